@@ -1,0 +1,1 @@
+"""OpenMMLab's compiled functions in torch and numba, behind one boundary (:mod:`mmpapers.ops.boundary`)."""
