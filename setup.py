@@ -31,10 +31,10 @@ setup(
     # No OpenMMLab distribution here: pip would write it over a maintained fork of the same import name.
     install_requires=requirements('core'),
     extras_require=extras,
-    packages=find_packages(include=['mmpapers', 'mmpapers.*']) + [*projects, 'mmpapers.configs'],
+    packages=[*find_packages(include=['mmpapers', 'mmpapers.*']), *projects, 'mmpapers.configs'],
     package_dir={**projects, 'mmpapers.configs': 'configs'},
-    package_data={**{name: ['README.md', 'metafile.yml', 'configs/*.py', 'configs/**/*.py'] for name in projects},
-                  'mmpapers.configs': ['**/*.py']},
+    package_data={**{name: ['README.md', 'metafile.yml', 'configs/*.py'] for name in projects},
+                  'mmpapers': ['cli/templates/*', 'cli/templates/*/*'], 'mmpapers.configs': ['**/*.py']},
     entry_points={'console_scripts': ['mmpapers=mmpapers.cli.main:main']},
-                 'Topic :: Scientific/Engineering :: Image Recognition'],
+    classifiers=['Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Image Recognition'],
 )

@@ -7,6 +7,7 @@ index of the sources says which module registers a class, and only that module i
 import difflib
 import functools
 import importlib
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -64,6 +65,7 @@ def load(symbol: str, name: str) -> type:
     module = index().get((symbol, name))
     if module is None:
         raise KeyError(_unknown(symbol, name))
+    _supply_ops()
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
@@ -72,6 +74,18 @@ def load(symbol: str, name: str) -> type:
         raise ImportError(f'mmpapers.{name} needs the package {error.name!r}, which is not installed '
                           f'(asked for by {module}). `python -m mmpapers.doctor` prints the line that installs it.'
                           ) from error
+
+
+def _supply_ops() -> None:
+    """With mmcv-lite no module of mmdet can be imported: it has no ``mmcv._ext``. Supply ours before one tries."""
+    if 'mmcv._ext' in sys.modules:
+        return
+    try:
+        absent = importlib.util.find_spec('mmcv') is not None and importlib.util.find_spec('mmcv._ext') is None
+    except (ImportError, ValueError):
+        return  # no mmcv, or one that cannot be imported: the component that needs it says so
+    if absent:
+        importlib.import_module('mmpapers.ops.boundary').install()
 
 
 def _unknown(symbol: str, name: str) -> str:
