@@ -1,0 +1,5 @@
+"""``python -m mmpapers COMMAND``."""
+
+from mmpapers.cli.main import main
+
+raise SystemExit(main())
