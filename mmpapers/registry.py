@@ -43,7 +43,7 @@ def scan() -> list[tuple[str, str, str]]:
     return rows
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def index() -> Index:
     """Map ``(registry, class name)`` to the module that defines it; the first of two duplicates wins.
 

@@ -1,7 +1,7 @@
 """Make .venv and install the tested stack into it. Needs Python 3.10-3.12 and pip, no compiler.
 
-``make quickstart`` and ``make test`` call this. It shows what it does, reuses what is there, and can be run again after a
-failure: it goes on where it stopped. Only the standard library is used.
+``make quickstart`` and ``make test`` call this. It shows what it does, reuses what is there, and can be run again after
+a failure: it goes on where it stopped. Only the standard library is used.
 
     python3 tools/install.py             the stack and mmpapers itself
     python3 tools/install.py --tests     and what the tests need
@@ -29,14 +29,17 @@ HINTS = (
     (r'Temporary failure in name resolution|NewConnectionError|Connection (?:refused|reset)|ConnectTimeout|'
      r'Network is unreachable|Max retries exceeded',
      'The package index was not reached: check the network, or set PIP_INDEX_URL / HTTPS_PROXY.'),
-    (r'CERTIFICATE_VERIFY_FAILED', 'The certificate of the package index is not trusted: set PIP_CERT to your CA bundle.'),
+    (r'CERTIFICATE_VERIFY_FAILED',
+     'The certificate of the package index is not trusted: set PIP_CERT to your CA bundle.'),
     (r'ResolutionImpossible|conflicting dependencies',
      'Something else pins other versions: unset PIP_CONSTRAINT, or delete the environment and try again.'),
     (r'No matching distribution found', 'Your index has no file of that version for this Python and platform: '
      'try another interpreter with PYTHON=python3.11, or another torch with TORCH=torch==X.Y.Z.'),
-    (r'error: command .*(?:gcc|g\+\+|cc).* failed|No such file or directory: \'(?:gcc|g\+\+)\'|Failed building wheel',
-     'A package was about to be compiled. None of the stack needs that: upgrade pip, or use a Python from 3.10 to 3.12. '
-     '(`make compiled` does need g++ and the Python headers.)'))
+    (r'error: command .*(?:gcc|g\+\+|cc).* failed|No such file or directory: \'(?:gcc|g\+\+)\'|'
+     r'Failed building wheel',
+     'A package was about to be compiled. None of the stack needs that: upgrade pip, or use a Python from 3.10 to '
+     '3.12. (`make compiled` does need g++ and the Python headers.)'))
+STEP = re.compile(r'\s*(Collecting|Downloading|Installing collected packages|Building wheel for) ?(\S*)')
 
 
 class Failure(Exception):
@@ -100,7 +103,7 @@ def pip(python: Path, title: str, *arguments: str, env: dict[str, str] | None = 
         for line in process.stdout:
             file.write(line)
             lines.append(line.rstrip())
-            match = re.match(r'\s*(Collecting|Downloading|Installing collected packages|Building wheel for) ?(\S*)', line)
+            match = STEP.match(line)
             if not match:
                 continue
             collected += match[1] == 'Collecting'
@@ -109,7 +112,8 @@ def pip(python: Path, title: str, *arguments: str, env: dict[str, str] | None = 
             if match[1].startswith('Installing'):
                 what = f'unpacking {line.count(",") + 1} packages'
             if terminal:
-                print(f'\r  {title}: {collected} packages, {time.time() - start:3.0f} s, {what:<70.70}', end='', flush=True)
+                seconds = time.time() - start
+                print(f'\r  {title}: {collected} packages, {seconds:3.0f} s, {what:<70.70}', end='', flush=True)
             elif size and size[1].endswith(('MB', 'GB')) and float(size[1].split()[0]) > 20 or 'unpacking' in what:
                 say(f'  {title}: {what}')
         code = process.wait()
@@ -117,7 +121,7 @@ def pip(python: Path, title: str, *arguments: str, env: dict[str, str] | None = 
         print('\r' + ' ' * 110 + '\r', end='')
     if code:
         text = '\n'.join(lines)
-        hint = next((hint for pattern, hint in HINTS if re.search(pattern, text)), 'The end of the output above says why.')
+        hint = next((h for pattern, h in HINTS if re.search(pattern, text)), 'The end of the output above says why.')
         shown = '\n'.join('    ' + line for line in lines[-12:])
         raise Failure(f'{title} failed.\n{shown}\n  {hint}\n  Whole output: {log}')
     say(f'  {title}: done in {time.time() - start:.0f} s')
@@ -162,7 +166,7 @@ def install_compiled() -> None:
     """Build mmcv with its C++ (and, with nvcc, CUDA) kernels beside the default environment."""
     compiler = shutil.which('g++') or shutil.which('clang++') or shutil.which('cl')
     if compiler is None:
-        raise Failure('Compiling mmcv needs a C++ compiler: apt install g++ (or use the default stack, which needs none).')
+        raise Failure('Compiling mmcv needs a C++ compiler: apt install g++ (the default stack needs none).')
     python = make_venv(REPOSITORY / '.venv-compiled')
     torch = os.environ.get('TORCH') or 'torch==2.13.0'
     say(f'Building {MMCV} from source: about 13 minutes on 2 cores')

@@ -9,6 +9,7 @@ import yaml
 
 import mmpapers
 
+TAGS = ('trained here', 'official weights re-evaluated', 'not verified')
 BEGIN, END = '<!-- methods: begin -->', '<!-- methods: end -->'
 
 
@@ -21,7 +22,7 @@ def method_table(root: Path) -> str:
     for folder in sorted(p.parent for p in root.glob('projects/*/metafile.yml')):
         meta = yaml.safe_load((folder / 'metafile.yml').read_text('utf-8'))
         results = (folder / 'README.md').read_text('utf-8').split('\n## Results\n')[1].split('\n## ')[0]
-        tags = [tag for tag in ('trained here', 'official weights re-evaluated', 'not verified') if f'`{tag}`' in results]
+        tags = [tag for tag in TAGS if f'`{tag}`' in results]
         paper = meta['Paper']
         rows.append(f'| [{meta["Name"]}](projects/{folder.name}/README.md) | {", ".join(meta["Tasks"])} | '
                     f'[{paper["Venue"]} {paper["Year"]}]({paper["URL"]}) | '
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     pages = root / 'docs/papers'
     pages.mkdir(exist_ok=True)
     for readme in sorted(root.glob('projects/*/README.md')):
-        text = re.sub(r'\]\((?!https?://|#)([^)]+)\)', rf'](../../projects/{readme.parent.name}/\1)', readme.read_text('utf-8'))
+        links = rf'](../../projects/{readme.parent.name}/\1)'
+        text = re.sub(r'\]\((?!https?://|#)([^)]+)\)', links, readme.read_text('utf-8'))
         (pages / f'{readme.parent.name}.md').write_text(text, 'utf-8')
     page = root / 'README.md'
     before, _, rest = page.read_text('utf-8').partition(BEGIN)

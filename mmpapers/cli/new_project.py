@@ -33,7 +33,8 @@ def write_project(root: Path, name: str, kind: str, class_name: str | None = Non
         ValueError: If the name is not snake case, or a file is there already.
     """
     if not re.fullmatch(r'[a-z][a-z0-9]*(_[a-z0-9]+)*', name):
-        raise ValueError(f'{name!r} is not a snake-case name; try {re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")!r}')
+        better = re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')
+        raise ValueError(f'{name!r} is not a snake-case name; try {better!r}')
     fields = dict(name=name, cls=class_name or camel(name))
     project, tests = root / 'projects' / name, root / 'tests/test_projects' / name
     targets = {

@@ -1,6 +1,7 @@
 """The main job of ``make quickstart``: make Toytown, train a small TTFNet, test it, draw what it sees.
 
-Every step is the command that a user would type; it is printed before it runs. Called again, it goes on where it stopped.
+Every step is the command that a user would type; it is printed before it runs. Called again, it goes on where it
+stopped.
 """
 
 import argparse
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog='mmpapers quickstart', description=__doc__.splitlines()[0])
     parser.add_argument('--data', type=Path, default=Path('data/toytown'), help='where Toytown is (or will be) written')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/quickstart'), help='checkpoints, logs, pictures')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/quickstart'),
+                        help='checkpoints, logs, pictures')
     parser.add_argument('--train', type=int, default=400, help='training scenes')
     parser.add_argument('--val', type=int, default=100, help='validation scenes')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of the config')
@@ -119,7 +121,8 @@ def summarise(work_dir: Path, checkpoint: Path, seconds: float) -> None:
     print(f'\ncheckpoint  {_relative(checkpoint)}')
     print(f'pictures    {_relative(pictures[-1])}' if pictures else '', end='\n' if pictures else '')
     print(f'curves      {_relative(curves[-1])}' if curves else '', end='\n' if curves else '')
-    print(f'time        {seconds / 60:.1f} min\n\nNext: docs/get_started.md, or your own data: `mmpapers check my_config.py`')
+    print(f'time        {seconds / 60:.1f} min')
+    print('\nNext: docs/get_started.md, or your own data: `mmpapers check my_config.py`')
 
 
 if __name__ == '__main__':

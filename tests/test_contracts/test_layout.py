@@ -42,7 +42,8 @@ def test_paths_in_readmes_exist(project: Path) -> None:
     _check_paths(project / 'README.md')
 
 
-@pytest.mark.parametrize('page', sorted([*REPOSITORY.glob('docs/*.md'), REPOSITORY / 'README.md']), ids=lambda p: p.name)
+@pytest.mark.parametrize('page', [REPOSITORY / 'README.md', *sorted(REPOSITORY.glob('docs/*.md'))],
+                         ids=lambda p: p.name)
 def test_paths_in_docs_exist(page: Path) -> None:
     _check_paths(page)
 
@@ -50,7 +51,8 @@ def test_paths_in_docs_exist(page: Path) -> None:
 def _check_paths(page: Path) -> None:
     """Every path of ours that a page names, in commands or links, exists."""
     text = page.read_text('utf-8')
-    named = set(re.findall(r'(?<![\w./<{])((?:tools|projects|configs|docs|mmpapers|tests|requirements)/[\w./-]*\w)', text))
+    roots = 'tools|projects|configs|docs|mmpapers|tests|requirements'
+    named = set(re.findall(rf'(?<![\w./<{{])((?:{roots})/[\w./-]*\w)', text))
     links = {link for link in re.findall(r'\]\(([^)#\s]+)', text) if '://' not in link}
     missing = [p for p in named if not (REPOSITORY / p).exists() and 'my_' not in p]
     missing += [p for p in links if not (page.parent / p).exists()]
@@ -111,7 +113,8 @@ def test_index_sees_every_registration() -> None:
 
 
 def test_a_project_can_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
-    shutil.copytree(REPOSITORY / 'projects', tmp_path / 'projects', ignore=shutil.ignore_patterns('*.jpg', '__pycache__'))
+    shutil.copytree(REPOSITORY / 'projects', tmp_path / 'projects',
+                    ignore=shutil.ignore_patterns('*.jpg', '__pycache__'))
     shutil.rmtree(tmp_path / 'projects' / project.name)
     monkeypatch.setattr(mmpapers.projects, '__path__', [str(tmp_path / 'projects')])
     left = {module.split('.')[2] for *_, module in registry.scan() if module.startswith('mmpapers.projects.')}
@@ -142,7 +145,8 @@ def test_no_test_asserts_nothing() -> None:
                 assert re.search(r'\bassert\b|raises|warns|assert_|check_|_check', text), f'{path.name}: {node.name}'
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                 called = ast.unparse(node.value.func)
-                assert not called.endswith(('.allclose', '.equal', '.isclose')), f'{path.name}:{node.lineno}: bare {called}'
+                bare = called.endswith(('.allclose', '.equal', '.isclose'))
+                assert not bare, f'{path.name}:{node.lineno}: bare {called}'
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))

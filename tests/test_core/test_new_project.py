@@ -23,8 +23,9 @@ def test_slices_pass_the_contracts(tmp_path: Path) -> None:
     new_project.write_project(tmp_path, 'toy_det', 'detection', 'ToyDET')
     new_project.write_project(tmp_path, 'toy_seg', 'segmentation')
     # Twins of the two templates are not the newcomer's mistake; everything else must hold for both.
-    done = subprocess.run([sys.executable, '-m', 'pytest', 'tests', '-k', 'toy and not near_duplicate', '-p', 'no:cacheprovider'],
-                          cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True)
+    command = [sys.executable, '-m', 'pytest', 'tests', '-k', 'toy and not near_duplicate', '-p', 'no:cacheprovider']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)})
     assert done.returncode == 0, done.stdout[-3000:]
     assert ' passed' in done.stdout and 'failed' not in done.stdout
 

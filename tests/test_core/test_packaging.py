@@ -24,8 +24,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns('__pycache__'))
     for name in ('setup.py', 'README.md', 'pyproject.toml', 'LICENSE'):
         shutil.copy(REPOSITORY / name, copy / name)
-    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-w', str(copy / 'out'),
-                           str(copy)], capture_output=True, text=True)
+    command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-w', str(copy / 'out')]
+    done = subprocess.run([*command, str(copy)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return next((copy / 'out').glob('*.whl'))
 
