@@ -33,7 +33,7 @@ setup(
     extras_require=extras,
     packages=[*find_packages(include=['mmpapers', 'mmpapers.*']), *projects, 'mmpapers.configs'],
     package_dir={**projects, 'mmpapers.configs': 'configs'},
-    package_data={**{name: ['README.md', 'metafile.yml', 'configs/*.py'] for name in projects},
+    package_data={**{name: ['README.md', 'metafile.yml', 'configs/*.py', 'configs/**/*.py'] for name in projects},
                   'mmpapers': ['cli/templates/*', 'cli/templates/*/*'], 'mmpapers.configs': ['**/*.py']},
     entry_points={'console_scripts': ['mmpapers=mmpapers.cli.main:main']},
     classifiers=['Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Image Recognition'],

@@ -8,8 +8,10 @@ calling one raises a sentence that names the op, the device and what to install.
 
 import functools
 import importlib
+import importlib.abc
 import importlib.machinery
 import sys
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -36,12 +38,35 @@ IMPLEMENTED = {
 }
 _MODULE_OF = {name: module for module, names in IMPLEMENTED.items() for name in names}
 
+# The other functions of mmcv._ext 2.1.0: they can be imported, and raise MissingOpError unless mmcv is compiled.
+NOT_IMPLEMENTED = (
+    'active_rotated_filter_backward', 'active_rotated_filter_forward', 'assign_score_withk_backward',
+    'assign_score_withk_forward', 'ball_query_forward', 'bezier_align_backward', 'bezier_align_forward', 'bias_act',
+    'border_align_backward', 'border_align_forward', 'box_iou_quadri', 'box_iou_rotated', 'chamfer_distance_backward',
+    'chamfer_distance_forward', 'contour_expand', 'convex_giou', 'convex_iou', 'correlation_backward',
+    'correlation_forward', 'diff_iou_rotated_sort_vertices_forward', 'dynamic_point_to_voxel_backward',
+    'dynamic_point_to_voxel_forward', 'dynamic_voxelize_forward', 'filtered_lrelu', 'filtered_lrelu_act_',
+    'furthest_point_sampling_forward', 'furthest_point_sampling_with_dist_forward', 'fused_bias_leakyrelu',
+    'fused_indice_conv_forward', 'gather_points_backward', 'gather_points_forward', 'get_indice_pairs_2d_backward',
+    'get_indice_pairs_2d_forward', 'get_indice_pairs_3d_backward', 'get_indice_pairs_3d_forward',
+    'get_indice_pairs_4d_forward', 'group_points_backward', 'group_points_forward', 'hard_voxelize_forward',
+    'indice_conv_backward', 'indice_conv_forward', 'indice_maxpool_backward', 'indice_maxpool_forward',
+    'iou3d_boxes_overlap_bev_forward', 'iou3d_nms3d_forward', 'iou3d_nms3d_normal_forward', 'knn_forward',
+    'min_area_polygons', 'nms_quadri', 'nms_rotated', 'pixel_group', 'points_in_boxes_all_forward',
+    'points_in_boxes_cpu_forward', 'points_in_boxes_part_forward', 'points_in_polygons_forward',
+    'riroi_align_rotated_backward', 'riroi_align_rotated_forward', 'roi_align_rotated_backward',
+    'roi_align_rotated_forward', 'roiaware_pool3d_backward', 'roiaware_pool3d_forward', 'roipoint_pool3d_forward',
+    'rotated_feature_align_backward', 'rotated_feature_align_forward', 'stack_ball_query_forward',
+    'stack_group_points_backward', 'stack_group_points_forward', 'sync_bn_backward_data', 'sync_bn_backward_param',
+    'sync_bn_forward_mean', 'sync_bn_forward_output', 'sync_bn_forward_var', 'three_interpolate_backward',
+    'three_interpolate_forward', 'three_nn_forward', 'tin_shift_backward', 'tin_shift_forward', 'upfirdn2d')
+
 # Functions of a compiled mmcv 2.1.0 that have a kernel for CPU tensors; the others exist there but raise when called.
 COMPILED_ON_CPU = frozenset((
     'active_rotated_filter_forward', 'active_rotated_filter_backward', 'bbox_overlaps', 'bezier_align_forward',
     'bezier_align_backward', 'box_iou_quadri', 'box_iou_rotated', 'contour_expand', 'deform_conv_forward',
     'deform_conv_backward_input', 'deform_conv_backward_parameters', 'dynamic_voxelize_forward',
-    'get_compiler_version', 'get_compiling_cuda_version', 'modulated_deform_conv_forward',
+    'get_compiler_version', 'get_compiling_cuda_version', 'hard_voxelize_forward', 'modulated_deform_conv_forward',
     'modulated_deform_conv_backward', 'nms', 'nms_match', 'nms_quadri', 'nms_rotated', 'pixel_group',
     'points_in_boxes_cpu_forward', 'psamask_forward', 'psamask_backward', 'roi_align_forward', 'roi_align_backward',
     'roi_align_rotated_forward', 'roi_align_rotated_backward', 'rotated_feature_align_forward',
@@ -52,10 +77,25 @@ class MissingOpError(NotImplementedError):
     """An op that neither the installed mmcv nor mmpapers implements for a device."""
 
 
+@functools.cache
 def implementation(name: str) -> Callable | None:
     """Return mmpapers' function for ``mmcv._ext.<name>``, or None if there is none."""
     module = _MODULE_OF.get(name)
-    return module and getattr(importlib.import_module(f'mmpapers.ops.{module}'), name)
+    return getattr(importlib.import_module(f'mmpapers.ops.{module}'), name) if module else None
+
+
+class _Loader(importlib.abc.Loader):
+    """Says that the facade is there: ``mmcv.utils.ext_loader.check_ops_exist`` asks for a loader."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """Return the facade."""
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing; the facade is complete."""
 
 
 class ExtFacade(ModuleType):
@@ -67,7 +107,8 @@ class ExtFacade(ModuleType):
 
     def __init__(self, compiled: ModuleType | None = None) -> None:
         super().__init__('mmcv._ext', __doc__)
-        self.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', loader=None)
+        self.__loader__ = _Loader(self)
+        self.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', self.__loader__)
         self.compiled = compiled
 
     def __getattr__(self, name: str) -> Callable:
@@ -77,14 +118,20 @@ class ExtFacade(ModuleType):
         setattr(self, name, function)
         return function
 
+    def __dir__(self) -> list[str]:
+        return sorted((*super().__dir__(), *_MODULE_OF, *NOT_IMPLEMENTED))
+
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Run ``name`` where it can run for the device of its tensors."""
-        device = _device(args, kwargs)
-        if self._has_compiled(name, device):
+        """Run ``name`` where it can run for its first tensor."""
+        tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), None)
+        device = 'cpu' if tensor is None else tensor.device.type
+        ours = implementation(name)
+        # On the CPU mmcv's kernels refuse float64, float16 or both, or compute in float16.
+        exact = tensor is None or device != 'cpu' or tensor.dtype == torch.float32 or not tensor.is_floating_point()
+        if self._has_compiled(name, device) and (exact or ours is None):
             return getattr(self.compiled, name)(*args, **kwargs)
-        function = implementation(name)
-        if function is not None:
-            return function(*args, **kwargs)
+        if ours is not None:
+            return ours(*args, **kwargs)
         raise MissingOpError(
             f'mmcv op {name!r} has no implementation for {device} tensors: mmpapers.ops does not provide it and '
             + ('the installed mmcv was compiled without it. ' if self.compiled else 'mmcv-lite has no compiled ops. ')
@@ -99,14 +146,11 @@ class ExtFacade(ModuleType):
         return device == 'cuda' and self.compiled.get_compiling_cuda_version() != 'not available'
 
 
-def _device(args: tuple, kwargs: dict) -> str:
-    """Device type of the first tensor among the arguments; 'cpu' if there is none."""
-    tensors = (a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
-    return next((t.device.type for t in tensors), 'cpu')
-
-
 def install() -> ExtFacade:
     """Put the facade in the place of ``mmcv._ext``; a second call changes nothing.
+
+    Modules of ``mmcv.ops`` that were imported before and hold the compiled kernels get the facade too. Kernels that do
+    not load (built for another torch, say) are left aside with a warning.
 
     Returns:
         The facade.
@@ -114,10 +158,17 @@ def install() -> ExtFacade:
     present = sys.modules.get('mmcv._ext')
     if isinstance(present, ExtFacade):
         return present
+    mmcv = importlib.import_module('mmcv')
     try:
         compiled = importlib.import_module('mmcv._ext')
     except ModuleNotFoundError:
         compiled = None
-    facade = sys.modules['mmcv._ext'] = ExtFacade(compiled)
-    importlib.import_module('mmcv')._ext = facade
+    except ImportError as error:
+        compiled = None
+        warnings.warn(f'the compiled ops of mmcv do not load ({error}); mmpapers.ops takes their place. Rebuild mmcv '
+                      f'for torch {torch.__version__}, or install mmcv-lite.')
+    facade = sys.modules['mmcv._ext'] = mmcv._ext = ExtFacade(compiled)
+    for name, module in list(sys.modules.items()):
+        if compiled is not None and name.startswith('mmcv.ops.') and getattr(module, 'ext_module', None) is compiled:
+            module.ext_module = facade
     return facade

@@ -1,0 +1,11 @@
+"""Time the ops of mmcv, ours beside compiled ones."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmpapers.cli.benchmark_ops import main  # noqa: E402
+
+if __name__ == '__main__':
+    raise SystemExit(main())
