@@ -1,0 +1,181 @@
+"""The smallest data sets and configs that run through the command lines: 8 images for detection, 8 for segmentation."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+DETECTION = '''
+default_scope = 'mmdet'
+data_root = {root!r}
+classes = dict(classes=('red', 'blue'))
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(64, 48), keep_ratio=True),
+    dict(type='PackDetInputs')]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(64, 48), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+dataset = dict(type='CocoDataset', data_root=data_root, metainfo=classes, data_prefix=dict(img='images/'))
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(dataset, ann_file='train.json', pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(dataset, ann_file='train.json', pipeline=test_pipeline, test_mode=True))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + '/train.json', metric='bbox')
+test_evaluator = val_evaluator
+model = dict(
+    type='FCOS',
+    data_preprocessor=dict(type='DetDataPreprocessor', mean=[128.] * 3, std=[64.] * 3, pad_size_divisor=32),
+    backbone=dict(type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3), norm_eval=True, frozen_stages=1),
+    neck=dict(type='FPN', in_channels=[16, 32, 64], out_channels=8, num_outs=3),
+    bbox_head=dict(type='FCOSHead', num_classes=2, in_channels=8, feat_channels=8, stacked_convs=1, norm_cfg=None,
+                   strides=[8, 16, 32], regress_ranges=((-1, 32), (32, 64), (64, 1e8))),
+    test_cfg=dict(nms_pre=50, score_thr=0.01, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10))
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+auto_scale_lr = dict(base_batch_size=16)
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'), logger=dict(type='LoggerHook', interval=2),
+    param_scheduler=dict(type='ParamSchedulerHook'), checkpoint=dict(type='CheckpointHook', interval=1),
+    sampler_seed=dict(type='DistSamplerSeedHook'), visualization=dict(type='DetVisualizationHook'))
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+randomness = dict(seed=0)
+'''
+
+SEGMENTATION = '''
+default_scope = 'mmseg'
+data_root = {root!r}
+classes = dict(classes=('ground', 'thing', 'sky'), palette=[[90, 60, 30], [200, 30, 30], [90, 160, 230]])
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomCrop', crop_size=(32, 32)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs')]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(64, 48), keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs')]
+dataset = dict(type='BaseSegDataset', data_root=data_root, metainfo=classes, img_suffix='.png', seg_map_suffix='.png',
+               data_prefix=dict(img_path='images', seg_map_path='labels'))
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(dataset, pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(dataset, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+norm_cfg = dict(type='BN')
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', mean=[128.] * 3, std=[64.] * 3, size=(32, 32), pad_val=0,
+                           seg_pad_val=255),
+    backbone=dict(type='ResNetV1c', depth=18, base_channels=8, stem_channels=8, norm_cfg=norm_cfg),
+    decode_head=dict(type='FCNHead', in_channels=64, channels=8, num_convs=1, num_classes=3, norm_cfg=norm_cfg,
+                     dropout_ratio=0.1),
+    train_cfg=dict(), test_cfg=dict(mode='whole'))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'), logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'), visualization=dict(type='SegVisualizationHook'))
+log_processor = dict(by_epoch=False)
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+randomness = dict(seed=0)
+'''
+
+
+def write_detection_set(root: Path, count: int = 8) -> Path:
+    """Write ``count`` images of 96x72 with one or two coloured boxes each, and ``train.json`` in COCO's format."""
+    rng = np.random.default_rng(0)
+    (root / 'images').mkdir(parents=True)
+    images, boxes = [], []
+    for index in range(count):
+        image = rng.integers(90, 160, (72, 96, 3), dtype=np.uint8)
+        for category in range(1 + index % 2):
+            x, y = rng.integers(4, 40), rng.integers(4, 30)
+            w, h = rng.integers(16, 40), rng.integers(16, 36)
+            image[y:y + h, x:x + w] = (230, 30, 30) if category == 0 else (30, 30, 230)
+            boxes.append(dict(id=len(boxes) + 1, image_id=index, category_id=category + 1, iscrowd=0,
+                              bbox=[int(x), int(y), int(w), int(h)], area=int(w * h)))
+        Image.fromarray(image).save(root / 'images' / f'{index:03}.png')
+        images.append(dict(id=index, file_name=f'{index:03}.png', width=96, height=72))
+    categories = [dict(id=1, name='red'), dict(id=2, name='blue')]
+    (root / 'train.json').write_text(json.dumps(dict(images=images, annotations=boxes, categories=categories)))
+    return root
+
+
+def write_segmentation_set(root: Path, count: int = 8) -> Path:
+    """Write ``count`` images of 64x48 with label images of three classes and a few ignored pixels."""
+    rng = np.random.default_rng(0)
+    for folder in ('images', 'labels'):
+        (root / folder).mkdir(parents=True)
+    colours = np.array([(90, 60, 30), (200, 30, 30), (90, 160, 230)])
+    for index in range(count):
+        label = np.zeros((48, 64), np.uint8)
+        label[:rng.integers(10, 24)] = 2
+        x, y = rng.integers(5, 40), rng.integers(12, 30)
+        label[y:y + 14, x:x + 16] = 1
+        image = np.clip(colours[label] + rng.normal(0, 12, (48, 64, 3)), 0, 255).astype(np.uint8)
+        label[:2, :5] = 255
+        Image.fromarray(image).save(root / 'images' / f'{index:03}.png')
+        Image.fromarray(label).save(root / 'labels' / f'{index:03}.png')
+    return root
+
+
+@pytest.fixture(scope='session')
+def detection_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the detection set; tests only read it."""
+    return write_detection_set(tmp_path_factory.mktemp('sets') / 'detection')
+
+
+@pytest.fixture(scope='session')
+def segmentation_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the segmentation set; tests only read it."""
+    return write_segmentation_set(tmp_path_factory.mktemp('sets') / 'segmentation')
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread: these networks are too small for two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def detection_config(detection_set: Path, tmp_path: Path, one_thread: None) -> Path:
+    """Config file of a detector of 0.1 M parameters: 2 epochs of 4 steps."""
+    path = tmp_path / 'detector.py'
+    path.write_text(DETECTION.format(root=str(detection_set)))
+    return path
+
+
+@pytest.fixture
+def segmentation_config(segmentation_set: Path, tmp_path: Path, one_thread: None) -> Path:
+    """Config file of a segmentor with batch norm and dropout: 4 steps, validation every 2."""
+    path = tmp_path / 'segmentor.py'
+    path.write_text(SEGMENTATION.format(root=str(segmentation_set)))
+    return path

@@ -1,0 +1,11 @@
+"""Draw the curves of one or several runs."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmpapers.cli.plot_log import main  # noqa: E402
+
+if __name__ == '__main__':
+    raise SystemExit(main())
