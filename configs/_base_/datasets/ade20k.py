@@ -1,4 +1,7 @@
-"""ADE20K, 150 classes, crop 512x512; data/ade/ADEChallengeData2016/{images,annotations}/{training,validation}."""
+"""ADE20K, 150 classes, crop 512x512; data/ade/ADEChallengeData2016/{images,annotations}/{training,validation}.
+
+The data set class itself turns label 0 into 255 and shifts the others down (``reduce_zero_label``).
+"""
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 scale = (2048, 512)  # (long, short) edge at most
@@ -6,7 +9,7 @@ crop_size = (512, 512)  # (H, W)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
@@ -16,7 +19,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations', reduce_zero_label=True),  # after Resize: the metric wants the original size
+    dict(type='LoadAnnotations'),  # after Resize: the metric wants labels of the original size
     dict(type='PackSegInputs')
 ]
 train_dataloader = dict(

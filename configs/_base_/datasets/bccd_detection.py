@@ -1,7 +1,7 @@
-"""BCCD blood cells (205 train, 87 val, 72 test images of 640x480), made by tools/dataset_converters/bccd.py.
+"""BCCD blood cells (205 train, 87 val, 72 test images of 640x480), see tools/dataset_converters/bccd.py.
 
-``scale`` is copied into the pipelines when this file is read, so a child that only sets ``scale = ...`` changes nothing.
-A child that wants another input size writes both lines::
+``scale`` is copied into the pipelines when this file is read, so a child that only sets ``scale = ...`` changes
+nothing. A child that wants another input size writes both lines::
 
     _base_.train_dataloader.dataset.pipeline[2].scale = (256, 192)
     _base_.test_dataloader.dataset.pipeline[1].scale = _base_.val_dataloader.dataset.pipeline[1].scale = (256, 192)

@@ -1,4 +1,4 @@
-"""CamVid, SegNet's 11-class version at 480x360 (367 train, 101 val, 233 test), made by tools/dataset_converters/camvid.py.
+"""CamVid, SegNet's 11 classes at 480x360 (367 train, 101 val, 233 test), see tools/dataset_converters/camvid.py.
 
 Label files hold 0..10 and 11 for void; ``mmpapers.CamVidDataset`` maps void to 255, which losses and metrics ignore.
 ``val`` is one 7-second clip of a training sequence: choose by it if you must, report on ``test``.

@@ -1,0 +1,11 @@
+"""Convert the public BCCD repository; see ``mmpapers.datasets.converters.bccd``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmpapers.datasets.converters.bccd import main  # noqa: E402
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,11 @@
+"""Convert the public CamVid repository; see ``mmpapers.datasets.converters.camvid``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmpapers.datasets.converters.camvid import main  # noqa: E402
+
+if __name__ == '__main__':
+    raise SystemExit(main())
