@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mmpapers import compat
         compat.setup()
     torch.set_num_threads(args.threads)
-    rows = _time_all(args.only, args.seconds, args.threads)
+    rows = _time_all(args.only, args.seconds, args.threads, args.as_installed)
     if not rows:
         print(f'no case of {" ".join(args.only)}; there are: {" ".join(sorted({case.op for case in _cases()}))}')
         return 2
@@ -99,16 +99,18 @@ def _other(args: argparse.Namespace) -> list[Row] | None:
                    '--threads', str(args.threads), '--seconds', str(args.seconds)]
         command += ['--only', *args.only] if args.only else []
         path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH', '')])
-        done = subprocess.run(command, env=os.environ | {'PYTHONPATH': path}, capture_output=True, text=True)
-        if done.returncode:
+        try:
+            subprocess.run(command, env=os.environ | {'PYTHONPATH': path}, capture_output=True, text=True, check=True)
+            return json.loads(out.read_text())
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = (getattr(error, 'stderr', '') or str(error)).strip().splitlines()[-1]
             print(f'{args.against} could not run the benchmark; it needs torch, mmengine and a compiled mmcv '
-                  f'(`make compiled`):\n{done.stderr[-2000:]}', file=sys.stderr)
+                  f'(`make compiled`): {reason}', file=sys.stderr)
             return None
-        return json.loads(out.read_text())
 
 
-def _time_all(only: Sequence[str] | None, seconds: float, threads: int) -> list[Row]:
-    """Time every case; None where this environment has no kernel for it."""
+def _time_all(only: Sequence[str] | None, seconds: float, threads: int, gaps: bool) -> list[Row]:
+    """Time every case; None for an op that cannot run here, if such ``gaps`` are allowed."""
     rows = []
     for case in _cases():
         if only and case.op not in only:
@@ -120,8 +122,10 @@ def _time_all(only: Sequence[str] | None, seconds: float, threads: int) -> list[
         rows.append(row)
         try:
             out = function(*inputs)
-        except (RuntimeError, NotImplementedError):  # an op of mmcv without a kernel for the CPU
-            continue
+        except RuntimeError:  # an op of mmcv without a kernel for the CPU
+            if gaps:
+                continue
+            raise
         with torch.no_grad():
             row['forward'] = _median(lambda f=function, x=inputs: f(*x), seconds, threads)
         if leaves:

@@ -1,0 +1,11 @@
+"""Count operations and parameters of a model."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmpapers.cli.get_flops import main  # noqa: E402
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,11 @@
+"""Print module paths, output shapes and parameters of a model."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmpapers.cli.inspect_model import main  # noqa: E402
+
+if __name__ == '__main__':
+    raise SystemExit(main())
