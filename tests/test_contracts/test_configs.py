@@ -46,7 +46,7 @@ def test_tiny_trains_a_step(tiny: Path) -> None:
     model.train()
     batch = _BATCHES[cfg.default_scope](cfg)
     data = model.data_preprocessor(batch, True)
-    total, terms = model.parse_losses(model.loss(**data))
+    total, terms = model.parse_losses(model(**data, mode='loss'))
     total.backward()
     assert torch.isfinite(total), terms
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -55,7 +55,7 @@ def test_tiny_trains_a_step(tiny: Path) -> None:
     assert not infinite, f'not finite: {infinite}'
     model.eval()
     with torch.no_grad():
-        predictions = model.predict(**model.data_preprocessor(batch, False))
+        predictions = model(**model.data_preprocessor(batch, False), mode='predict')
     assert len(predictions) == 2
 
 

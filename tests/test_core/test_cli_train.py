@@ -173,8 +173,9 @@ def test_options_that_cannot_be_read_are_a_usage_error(detection_config: Path, c
 
 def test_new_keys_by_option_are_fine() -> None:
     cfg = Config(dict(model=dict(type='A', depth=1), hooks=[dict(a=1)]))
-    runtime.check_options(cfg, {'model.frozen': 1, 'randomness.seed': 1, 'hooks.0.b': 2, 'model.neck.type': 'B',
-                                'find_unused_parameters': True})
+    options = {'model.frozen': 1, 'randomness.seed': 1, 'hooks.0.b': 2, 'model.neck.type': 'B',
+               'find_unused_parameters': True}
+    assert runtime.check_options(cfg, options) is None
 
 
 @pytest.mark.parametrize('change, arguments, message', [

@@ -80,7 +80,7 @@ def record_roi_align(rng: np.random.RandomState) -> None:
         rois = torch.tensor(np.hstack([rng.randint(0, n, (12, 1)), corner, corner + size]), dtype=dtype)
         rois[0, 1:] = 3  # a point
         rois[1, 1:] = torch.tensor([-100, -90, -50, -60])  # outside
-        rois[2, 1:] = torch.tensor([-300, -200, 300, 200])  # around the map
+        rois[2, 1:] = torch.tensor([-60, -50, 90, 100])  # around the map
         rois[3, 1:] = torch.tensor([w * 4, h * 4, w * 4 + 2, h * 4 + 2])
         for keep in (rois, rois[:0]):
             for pool_mode in (0, 1):
