@@ -8,10 +8,17 @@ import importlib
 
 # In this order: import guards first, since the others may import what they guard.
 SHIMS = ('mmpapers.compat.imports', 'mmpapers.ops.boundary', 'mmpapers.compat.packages', 'mmpapers.compat.checkpoint',
-         'mmpapers.compat.saving', 'mmpapers.compat.loader', 'mmpapers.compat.deform_attn')
+         'mmpapers.compat.saving', 'mmpapers.compat.loader', 'mmpapers.compat.deform_attn', 'mmpapers.compat.roi_align')
 
 
 def setup() -> None:
-    """Make the installed OpenMMLab stack work: ops boundary, checkpoints, resume, import guards. Idempotent."""
+    """Make the installed OpenMMLab stack work: ops boundary, checkpoints, resume, import guards. Idempotent.
+
+    Without mmcv there is nothing to mend for it, and its shims are left out.
+    """
     for name in SHIMS:
-        importlib.import_module(name).install()
+        try:
+            importlib.import_module(name).install()
+        except ModuleNotFoundError as error:
+            if error.name != 'mmcv':
+                raise

@@ -80,6 +80,13 @@ class SafeCheckpointHook(CheckpointHook):
             loop.dataloader_iterator = loader.LazyIterator(loop.dataloader, skip=loop.iter)
         loop.run_iter = functools.partial(self._run_iter, runner, loop.run_iter)
 
+    def after_train(self, runner: Runner) -> None:
+        """End the loader's workers, then publish as the parent does."""
+        iterator = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if isinstance(iterator, loader.LazyIterator):
+            iterator.close()
+        super().after_train(runner)
+
     def before_train_epoch(self, runner: Runner) -> None:
         """Begin the epoch after the batches that were trained already."""
         start, self._resume_at = self._resume_at, 0

@@ -125,11 +125,11 @@ class ExtFacade(ModuleType):
         """Run ``name`` where it can run for its first tensor."""
         tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), None)
         device = 'cpu' if tensor is None else tensor.device.type
-        ours = implementation(name)
         # On the CPU mmcv's kernels refuse float64, float16 or both, or compute in float16.
         exact = tensor is None or device != 'cpu' or tensor.dtype == torch.float32 or not tensor.is_floating_point()
-        if self._has_compiled(name, device) and (exact or ours is None):
+        if self._has_compiled(name, device) and (exact or name not in _MODULE_OF):
             return getattr(self.compiled, name)(*args, **kwargs)
+        ours = implementation(name)
         if ours is not None:
             return ours(*args, **kwargs)
         raise MissingOpError(

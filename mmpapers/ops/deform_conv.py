@@ -162,6 +162,33 @@ def _check(geometry: _Geometry, x: Tensor, weight: Tensor, offset: Tensor, mask:
                              f'but is {tuple(tensor.shape)}')
 
 
+def _as_read(op: str, name: str, tensor: Tensor, channels: int, output: Tensor) -> Tensor:
+    """Return a tensor of a larger map, (B, channels, h, w), as mmcv's modulated kernels read it: (B, channels, Ho, Wo).
+
+    They take the first ``channels * Ho * Wo`` numbers of each image. mmdet's DyHead samples a coarser level with the
+    offsets of a finer one, and its published weights are trained like that.
+
+    Raises:
+        ValueError: If the tensor is too small.
+    """
+    size = output.shape[2:]
+    wanted = channels * size.numel()
+    if tensor.shape[2:] == size or tensor.dim() != 4 or tensor.shape[1] != channels or len(tensor) != len(output):
+        return tensor
+    if tensor.shape[1:].numel() < wanted:
+        raise ValueError(f'{op}: {name} must be {(*tensor.shape[:2], *size)} or of a larger map, but is '
+                         f'{tuple(tensor.shape)}')
+    return tensor.flatten(1)[:, :wanted].unflatten(1, (channels, *size))
+
+
+def _write_back(target: Tensor, grad: Tensor) -> None:
+    """Write a gradient as :func:`_as_read` reads: the first numbers of each image; the others are 0."""
+    if target.shape != grad.shape:
+        rest = target.shape[1:].numel() - grad.shape[1:].numel()
+        grad = torch.cat([grad.flatten(1), grad.new_zeros(len(grad), rest)], 1).view(target.shape)
+    target.copy_(grad)
+
+
 def _check_step(op: str, x: Tensor, im2col_step: int) -> None:
     """Raise a ValueError where mmcv would stop or return garbage."""
     if len(x) and (im2col_step < 1 or len(x) % im2col_step):
@@ -239,8 +266,9 @@ def modulated_deform_conv_forward(input: Tensor, weight: Tensor, bias: Tensor, o
         weight: (O, C / group, kernel_h, kernel_w).
         bias: (O,), or anything where ``with_bias`` is False.
         ones, columns: Not used.
-        offset: (B, 2 * deformable_group * kernel_h * kernel_w, Ho, Wo) pixels, y and x by turns.
-        mask: (B, deformable_group * kernel_h * kernel_w, Ho, Wo).
+        offset: (B, 2 * deformable_group * kernel_h * kernel_w, Ho, Wo) pixels, y and x by turns; of a larger map, see
+            :func:`_as_read`.
+        mask: (B, deformable_group * kernel_h * kernel_w, Ho, Wo), or of a larger map.
         output: (B, O, Ho, Wo), written.
         kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w: Of the convolution.
         group: Groups of channels.
@@ -252,6 +280,9 @@ def modulated_deform_conv_forward(input: Tensor, weight: Tensor, bias: Tensor, o
     """
     geometry = _Geometry('modulated_deform_conv_forward', (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w),
                          (dilation_h, dilation_w), group, deformable_group)
+    taps = deformable_group * kernel_h * kernel_w
+    offset = _as_read(geometry.op, 'offset', offset, 2 * taps, output)
+    mask = _as_read(geometry.op, 'mask', mask, taps, output)
     result = _Conv(geometry, input, weight, offset, mask, output).forward()
     if with_bias:
         result += widen(bias)[:, None, None]
@@ -272,11 +303,14 @@ def modulated_deform_conv_backward(input: Tensor, weight: Tensor, bias: Tensor, 
     """
     geometry = _Geometry('modulated_deform_conv_backward', (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w),
                          (dilation_h, dilation_w), group, deformable_group)
+    taps = deformable_group * kernel_h * kernel_w
+    offset = _as_read(geometry.op, 'offset', offset, 2 * taps, grad_output)
+    mask = _as_read(geometry.op, 'mask', mask, taps, grad_output)
     conv = _Conv(geometry, input, weight, offset, mask, grad_output)
     of_input, of_offset, of_mask, of_weight = conv.backward(grad_output, inputs=True, parameters=True)
     grad_input.add_(of_input)
     grad_weight.add_(of_weight)
-    grad_offset.copy_(of_offset)
-    grad_mask.copy_(of_mask)
+    _write_back(grad_offset, of_offset)
+    _write_back(grad_mask, of_mask)
     if with_bias:
         grad_bias.add_(widen(grad_output).sum((0, 2, 3)))

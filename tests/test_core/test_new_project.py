@@ -16,7 +16,7 @@ REPOSITORY = Path(mmpapers.__file__).resolve().parents[1]
 
 
 def test_slices_pass_the_contracts(tmp_path: Path) -> None:
-    for name in ('mmpapers', 'configs', 'tests/test_contracts'):
+    for name in ('mmpapers', 'configs', 'tools', 'tests/test_contracts'):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__'))
     for name in ('setup.py', 'README.md', 'pyproject.toml', 'tests/conftest.py'):
         shutil.copy(REPOSITORY / name, tmp_path / name)

@@ -26,6 +26,7 @@ CONVS = {
     'depthwise': (4, 4, 4, (3, 4), (3, 3), 1, 1, 1, 4, 4, 1.0),
     'far': (1, 2, 2, (5, 5), (3, 3), 1, 1, 1, 1, 2, 8.0),
     'pixel': (1, 3, 2, (1, 1), (1, 1), 1, 0, 1, 1, 1, 0.7),
+    'larger_map': (2, 2, 2, (2, 3), (3, 3), 1, 1, 1, 1, 1, 1.0),
 }
 # name -> (batch, (H, W), mask size)
 PSA = {'small_mask': (2, (5, 6), (3, 5)), 'large_mask': (1, (4, 3), (7, 5)), 'even_mask': (1, (5, 4), (4, 2))}
@@ -38,6 +39,8 @@ def convolution_inputs(case: str, modulated: bool) -> tuple[dict[str, torch.Tens
     x = torch.randn(batch, inside, *size)
     weight = torch.randn(outside, inside // groups, *kernel)
     out_size = torch.nn.functional.conv2d(x, weight, None, stride, padding, dilation, groups).shape[2:]
+    if case == 'larger_map':  # mmdet's DyHead: offsets and masks of a finer level
+        out_size = torch.Size((2 * out_size[0], 2 * out_size[1]))
     inputs = {'x': x, 'offset': torch.randn(batch, 2 * taps, *out_size) * scale}
     if modulated:
         inputs['mask'] = torch.rand(batch, taps, *out_size).round(decimals=1)
@@ -71,6 +74,7 @@ def run(name: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 def main(path: str) -> None:
     """Record all cases."""
     names = [f'{op}/{case}' for op in ('deform_conv', 'modulated_deform_conv') for case in CONVS]
+    names.remove('deform_conv/larger_map')  # refused there
     names += ['ms_deform_attn/levels']
     names += [f'psamask_{kind}/{case}' for kind in ('collect', 'distribute') for case in PSA]
     arrays = {}
