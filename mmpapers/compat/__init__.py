@@ -8,7 +8,8 @@ import importlib
 
 # In this order: import guards first, since the others may import what they guard.
 SHIMS = ('mmpapers.compat.imports', 'mmpapers.ops.boundary', 'mmpapers.compat.packages', 'mmpapers.compat.checkpoint',
-         'mmpapers.compat.saving', 'mmpapers.compat.loader', 'mmpapers.compat.deform_attn', 'mmpapers.compat.roi_align')
+         'mmpapers.compat.saving', 'mmpapers.compat.loader', 'mmpapers.compat.deform_attn', 'mmpapers.compat.roi_align',
+         'mmpapers.compat.class_weights')
 
 
 def setup() -> None:
