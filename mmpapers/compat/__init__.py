@@ -9,7 +9,7 @@ import importlib
 # In this order: import guards first, since the others may import what they guard.
 SHIMS = ('mmpapers.compat.imports', 'mmpapers.ops.boundary', 'mmpapers.compat.packages', 'mmpapers.compat.checkpoint',
          'mmpapers.compat.saving', 'mmpapers.compat.loader', 'mmpapers.compat.deform_attn', 'mmpapers.compat.roi_align',
-         'mmpapers.compat.class_weights')
+         'mmpapers.compat.model_bugs')
 
 
 def setup() -> None:
