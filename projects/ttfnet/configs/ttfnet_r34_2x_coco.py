@@ -1,0 +1,6 @@
+"""TTFNet-34 (official configs/ttfnet/ttfnet_r34_2x.py)."""
+_base_ = './ttfnet_r18_2x_coco.py'
+
+model = dict(
+    backbone=dict(depth=34, init_cfg=dict(checkpoint='torchvision://resnet34')),
+    bbox_head=dict(wh_convs=2))
