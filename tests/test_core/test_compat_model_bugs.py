@@ -81,5 +81,6 @@ def test_modules_are_mended_when_they_are_imported_later() -> None:
     code = ('import sys; from mmpapers.compat import model_bugs; model_bugs.install(); '
             'assert "mmseg" not in sys.modules; '
             'from mmseg.models.losses import cross_entropy_loss as m; assert hasattr(m.cross_entropy, "__wrapped__")')
-    subprocess.run([sys.executable, '-c', f'from mmpapers import compat; compat.setup(); {code}'], check=True,
-                   timeout=120)
+    done = subprocess.run([sys.executable, '-c', f'from mmpapers import compat; compat.setup(); {code}'],
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
