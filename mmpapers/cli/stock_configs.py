@@ -306,8 +306,8 @@ def write_table(results: dict[str, dict], path: Path) -> None:
         'A family is a folder of model configs in the toolbox; one config stands for it, two where it has two kinds of '
         'op. The model is built as configured, with fresh weights instead of pretrained ones and BN instead of SyncBN. '
         f'Images are {SIZE[1]}x{SIZE[0]} noise with rectangles (larger where the layers ask for it: {sizes}). *Train '
-        'step*: two images, finite loss, finite gradients. *Predict*: one image. Accuracy is not looked at. The seconds '
-        'cover building, training and predicting on one thread of a busy machine. Folders of data sets and schedules '
+        'step*: two images, finite loss, finite gradients. *Predict*: one image. Accuracy is not looked at. Seconds '
+        'are for building, training and predicting on one thread of a busy machine. Folders of data sets and schedules '
         f'are left out ({", ".join(sorted(set.union(*DATA_ONLY.values()) - {"_base_"}))}).', '',
         '`pip install lap motmetrics` adds ByteTrack, OC-SORT and SORT. mmpretrain needs a torchvision that was built '
         'for the installed torch.', '',
