@@ -56,14 +56,14 @@ class TTFGaussianTarget:
 
     An object's Gaussian reaches ``alpha`` of its half size. Every pixel under it is a regression sample, weighted by
     ``w_p = log(area) * G_p / sum G``, so an object contributes log(area) in total; pixels under several objects belong
-    to the smallest one (paper, eq. 5-7 and "Training Samples").
+    to the smallest one.
 
     Args:
-        stride: Input pixels per map pixel. Paper and official code: 4.
+        stride: Input pixels per map pixel. Official: 4.
         alpha: Share of the half box that the heat map's Gaussian covers. Official configs: 0.54.
-        beta: The same for the regression samples; None means ``alpha`` (paper: equal is best). A tiny value leaves one
-            sample an object.
-        area_weight: What an object weighs in total: 'log', 'sqrt' or 'area' of its area, or 'none' for 1. Paper: 'log'.
+        beta: The same for the regression samples; None means ``alpha`` (official). A tiny value leaves one sample an
+            object.
+        area_weight: What an object weighs in total: 'log', 'sqrt' or 'area' of its area, or 'none' for 1. Official: 'log'.
         legacy_plus_one: Count a box x1..x2 as ``x2 - x1 + 1`` pixels wide, as mmdetection 1.x and the official code do.
 
     Raises:

@@ -18,11 +18,11 @@ optim_wrapper = dict(
     paramwise_cfg=dict(_delete_=True, bias_decay_mult=0., norm_decay_mult=0.))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=24, T_max=24, eta_min=1e-5, convert_to_iter_based=True)
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=16, T_max=16, eta_min=1e-5, convert_to_iter_based=True)
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=24, val_interval=6)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=16, val_interval=8)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-default_hooks = dict(checkpoint=dict(interval=6, max_keep_ckpts=1, save_best='coco/bbox_mAP'))
+default_hooks = dict(checkpoint=dict(interval=8, max_keep_ckpts=1, save_best='coco/bbox_mAP'))
 auto_scale_lr = dict(base_batch_size=4)
