@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         step('1/3 Make the data: rendered street scenes in COCO, Cityscapes and TuSimple formats',
              'mmpapers.datasets.toytown', args.data, '--train', str(args.train), '--val', str(args.val))
         if not _finished(args.work_dir):
-            step('2/3 Train', 'train', config, '--work-dir', args.work_dir, '--resume', *options)
+            step('2/3 Train', 'train', config, '--work-dir', args.work_dir, '--seed', '0', '--resume', *options)
             (args.work_dir / 'finished').write_text(_digest(config), 'utf-8')
         checkpoint = Path((args.work_dir / 'last_checkpoint').read_text('utf-8').strip())
         step('3/3 Test', 'test', config, _relative(checkpoint), '--work-dir', args.work_dir / 'test',

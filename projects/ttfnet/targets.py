@@ -63,7 +63,7 @@ class TTFGaussianTarget:
         alpha: Share of the half box that the heat map's Gaussian covers. Official configs: 0.54.
         beta: The same for the regression samples; None means ``alpha`` (official). A tiny value leaves one sample an
             object.
-        area_weight: What an object weighs in total: 'log', 'sqrt' or 'area' of its area, or 'none' for 1. Official: 'log'.
+        area_weight: An object's total weight: 'log', 'sqrt' or 'area' of its area, or 'none' for 1 (official: log).
         legacy_plus_one: Count a box x1..x2 as ``x2 - x1 + 1`` pixels wide, as mmdetection 1.x and the official code do.
 
     Raises:

@@ -2,7 +2,7 @@
 _base_ = './ttfnet_r18_10x_coco.py'
 
 model = dict(
-    # The server of the official backbone weights is reported dead. mmdet's were trained on pixels scaled to 0..1; official
+    # The official backbone's server is reported dead. mmdet's weights were trained on pixels scaled to 0..1; official
     # detectors, once converted, want the mean and std of ttfnet_r18_1x_coco.py.
     data_preprocessor=dict(mean=[0., 0., 0.], std=[255., 255., 255.]),
     backbone=dict(
