@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..files import write_atomic
-from . import VERSION
+from . import VERSION, ToytownError
 from .annotate import annotate
 from .labels import SPLITS
 from .render import render
@@ -29,18 +30,13 @@ from .writers import (
 
 MANIFEST = 'toytown.json'
 _RECORDS = '.scenes'
-_FOLDERS = ('images', 'labels', 'depth', 'annotations', 'lanes', _RECORDS)
 
 Report = Callable[[str], None]
 
 
-class ToytownError(RuntimeError):
-    """The folder cannot be used as asked; the message says why and what to do."""
-
-
 @dataclass(frozen=True)
 class Plan:
-    """What to generate.
+    """What to generate: camera scenes; :class:`~.kitti_plan.KittiPlan` is the plan of a KITTI folder.
 
     Args:
         train: Number of training scenes.
@@ -50,6 +46,12 @@ class Plan:
         size: Image width and height in pixels.
     """
 
+    program: ClassVar[str] = 'toytown'  # names the manifest and begins messages
+    # What sets with this manifest consist of, whatever their plan; removed before another one is made.
+    contents: ClassVar[tuple[str, ...]] = (
+        'images', 'labels', 'depth', 'annotations', 'lanes', 'training', 'ImageSets', 'kitti_gt_database', 'conceptual',
+        'kitti_infos_train.pkl', 'kitti_infos_val.pkl', 'kitti_infos_test.pkl', 'kitti_dbinfos_train.pkl')
+
     train: int = 400
     val: int = 100
     test: int = 0
@@ -58,10 +60,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         if min(self.train, self.val, self.test, self.seed) < 0 or self.total == 0:
-            raise ToytownError('toytown: --train, --val, --test and --seed must not be negative, and one scene at '
-                               'least must be asked for')
+            raise ToytownError(f'{self.program}: --train, --val, --test and --seed must not be negative, and one scene '
+                               'at least must be asked for')
         if not all(64 <= edge <= 4096 for edge in self.size):
-            raise ToytownError(f'toytown: --size {self.size[0]}x{self.size[1]} is outside 64x64 to 4096x4096')
+            raise ToytownError(f'{self.program}: --size {self.size[0]}x{self.size[1]} is outside 64x64 to 4096x4096')
 
     @property
     def total(self) -> int:
@@ -78,6 +80,45 @@ class Plan:
         """The plan and the generator's version, as the manifest holds them."""
         return dict(version=VERSION, **{**asdict(self), 'size': list(self.size)})
 
+    def folders(self) -> list[str]:
+        """Folders that scenes are written to."""
+        return [f'{kind}/{split}' for kind in ('images', 'labels', 'depth') for split in SPLITS if getattr(self, split)]
+
+    def files(self, split: str, index: int) -> list[str]:
+        """Files of one scene."""
+        return [f'{kind}/{split}/{index:06d}.{suffix}'
+                for kind, suffix in (('images', 'jpg'), ('labels', 'png'), ('depth', 'png'))]
+
+    def make(self, folder: Path, split: str, index: int) -> dict:
+        """Write the files of one scene; return its record, which :meth:`joined` and the manifest are made of."""
+        scene = sample_scene(self.seed, split, index, self.size)
+        view = look(scene)
+        labels = annotate(scene, view)
+        stem, depth = f'{index:06d}', depth_image(labels.depth)
+        annotations = coco_annotations(scene, labels)
+        lanes = lane_entry(scene, labels, f'images/{split}/{stem}.jpg')
+        digest = hashlib.sha256()
+        for array in (labels.semantic, depth, labels.instance):
+            digest.update(array.astype(f'<u{array.itemsize}').tobytes())
+        digest.update(json.dumps([annotations, lanes], sort_keys=True).encode())
+        write_atomic(folder / 'images' / split / f'{stem}.jpg', encode_image(render(scene, view), '.jpg'))
+        write_atomic(folder / 'labels' / split / f'{stem}.png', encode_image(labels.semantic, '.png'))
+        write_atomic(folder / 'depth' / split / f'{stem}.png', encode_image(depth, '.png'))
+        return dict(image=coco_image(scene, f'{stem}.jpg'), annotations=annotations, lanes=lanes,
+                    sha256=digest.hexdigest())
+
+    def joined(self, split: str, records: list[dict]) -> dict[str, bytes]:
+        """Files that hold a whole split."""
+        annotations = [row for record in records for row in record['annotations']]
+        return {
+            f'annotations/instances_{split}.json': coco_file([record['image'] for record in records], annotations,
+                                                             f'Toytown {split}, seed {self.seed}, version {VERSION}'),
+            f'lanes/{split}.json': tusimple_file([record['lanes'] for record in records])}
+
+    def count(self, records: list[dict]) -> dict[str, int]:
+        """What the manifest says of a split."""
+        return dict(images=len(records), objects=sum(len(record['annotations']) for record in records))
+
 
 def generate(folder: str | Path, plan: Plan, workers: int | None = None, overwrite: bool = False,
              report: Report = lambda text: None) -> dict:
@@ -91,7 +132,7 @@ def generate(folder: str | Path, plan: Plan, workers: int | None = None, overwri
         report: Receives lines about the progress.
 
     Returns:
-        The manifest as written to ``toytown.json``.
+        The manifest as written to ``toytown.json`` (or the plan's program's).
 
     Raises:
         ToytownError: If the folder holds something else, or a set with other parameters or missing files.
@@ -100,40 +141,27 @@ def generate(folder: str | Path, plan: Plan, workers: int | None = None, overwri
     found = _inspect(folder, plan, overwrite, report)
     if found is not None:
         return found
-    for name in _FOLDERS[:3] + (_RECORDS,):
-        for split in SPLITS:
-            if getattr(plan, split):
-                (folder / name / split).mkdir(parents=True, exist_ok=True)
+    for name in (*plan.folders(), *(f'{_RECORDS}/{split}' for split in SPLITS)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     manifest = dict(parameters=plan.parameters(), complete=False)
-    write_atomic(folder / MANIFEST, _pretty(manifest))
+    write_atomic(_manifest(folder, plan), _pretty(manifest))
     missing = [scene for scene in plan.scenes() if not _record(folder, *scene).is_file()]
     if len(missing) < plan.total:
         report(f'resuming: {plan.total - len(missing)} of {plan.total} scenes are there')
     _run(folder, plan, missing, workers, report)
     manifest.update(_assemble(folder, plan), complete=True)
-    write_atomic(folder / MANIFEST, _pretty(manifest))
+    write_atomic(_manifest(folder, plan), _pretty(manifest))
     shutil.rmtree(folder / _RECORDS)
     return manifest
 
 
 def make_scene(folder: Path, plan: Plan, split: str, index: int) -> None:
-    """Write the image, label image, depth image and, last, the record of one scene."""
-    scene = sample_scene(plan.seed, split, index, plan.size)
-    view = look(scene)
-    labels = annotate(scene, view)
-    stem, depth = f'{index:06d}', depth_image(labels.depth)
-    annotations = coco_annotations(scene, labels)
-    lanes = lane_entry(scene, labels, f'images/{split}/{stem}.jpg')
-    digest = hashlib.sha256()
-    for array in (labels.semantic, depth, labels.instance):
-        digest.update(array.astype(f'<u{array.itemsize}').tobytes())
-    digest.update(json.dumps([annotations, lanes], sort_keys=True).encode())
-    write_atomic(folder / 'images' / split / f'{stem}.jpg', encode_image(render(scene, view), '.jpg'))
-    write_atomic(folder / 'labels' / split / f'{stem}.png', encode_image(labels.semantic, '.png'))
-    write_atomic(folder / 'depth' / split / f'{stem}.png', encode_image(depth, '.png'))
-    record = dict(image=coco_image(scene, f'{stem}.jpg'), annotations=annotations, lanes=lanes,
-                  sha256=digest.hexdigest())
-    write_atomic(_record(folder, split, index), json.dumps(record).encode())
+    """Write the files of one scene and, last, its record."""
+    write_atomic(_record(folder, split, index), json.dumps(plan.make(folder, split, index)).encode())
+
+
+def _manifest(folder: Path, plan: Plan) -> Path:
+    return folder / f'{plan.program}.json'
 
 
 def _record(folder: Path, split: str, index: int) -> Path:
@@ -146,36 +174,39 @@ def _pretty(manifest: dict) -> bytes:
 
 def _inspect(folder: Path, plan: Plan, overwrite: bool, report: Report) -> dict | None:
     """Decide what to do with a folder: the manifest if it is complete, None if there is work to do."""
+    name = plan.program
     if folder.exists() and not folder.is_dir():
-        raise ToytownError(f'toytown: {folder} is a file; name a folder')
+        raise ToytownError(f'{name}: {folder} is a file; name a folder')
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
-    path = folder / MANIFEST
+    path = _manifest(folder, plan)
     if not path.is_file():
-        raise ToytownError(f'toytown: {folder} is not empty and was not made by toytown (no {MANIFEST}); nothing was '
+        raise ToytownError(f'{name}: {folder} is not empty and was not made by {name} (no {path.name}); nothing was '
                            'written. Name another folder')
     if overwrite:
         report(f'replacing the set in {folder}')
-        for name in _FOLDERS:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for part in (*plan.contents, _RECORDS):
+            if (folder / part).is_file():
+                (folder / part).unlink()
+            shutil.rmtree(folder / part, ignore_errors=True)
         path.unlink()  # last, so that an interrupted removal is still known as ours
         return None
     try:
         manifest = json.loads(path.read_text('utf-8'))
         before = dict(manifest['parameters'])
     except (ValueError, KeyError, TypeError) as error:
-        raise ToytownError(f'toytown: {path} cannot be read ({error}). Add --overwrite to make the set anew') from error
+        raise ToytownError(f'{name}: {path} cannot be read ({error}). Add --overwrite to make the set anew') from error
     wanted = plan.parameters()
     if before != wanted:
         changes = ', '.join(f'{key} {before.get(key)} -> {wanted.get(key)}' for key in {**before, **wanted}
                             if before.get(key) != wanted.get(key))
-        raise ToytownError(f'toytown: {folder} holds a set made with other parameters ({changes}); nothing was '
+        raise ToytownError(f'{name}: {folder} holds a set made with other parameters ({changes}); nothing was '
                            'written. Add --overwrite to replace it, or name another folder')
     if not manifest.get('complete'):
         return None
     broken = _broken(folder, plan, manifest)
     if broken:
-        raise ToytownError(f'toytown: {folder} was complete but {len(broken)} files are missing or changed, e.g. '
+        raise ToytownError(f'{name}: {folder} was complete but {len(broken)} files are missing or changed, e.g. '
                            f'{broken[0]}. Add --overwrite to make it anew')
     report(f'{folder} is complete and made with these parameters; it is reused as it is')
     return manifest
@@ -183,9 +214,9 @@ def _inspect(folder: Path, plan: Plan, overwrite: bool, report: Report) -> dict 
 
 def _broken(folder: Path, plan: Plan, manifest: dict) -> list[str]:
     """Files of a complete set that are absent, empty or (annotation files) changed."""
-    names = [f'{kind}/{split}/{index:06d}.{suffix}' for split, index in plan.scenes()
-             for kind, suffix in (('images', 'jpg'), ('labels', 'png'), ('depth', 'png'))]
-    bad = [name for name in names if not (folder / name).is_file() or not (folder / name).stat().st_size]
+    names = [name for scene in plan.scenes() for name in plan.files(*scene)]
+    bad = [name for name in names if not (folder / name).is_file()
+           or not (folder / name).stat().st_size and '/label_2/' not in name]  # nobody in the picture
     for name, digest in manifest.get('files_sha256', {}).items():
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
@@ -230,22 +261,17 @@ def _cores() -> int:
 
 
 def _assemble(folder: Path, plan: Plan) -> dict:
-    """Join the scenes' records into the annotation files; return counts and hashes."""
+    """Join the scenes' records into the files of the splits; return counts and hashes."""
     files, labels, counts = {}, {}, {}
     for split in SPLITS:
         size = getattr(plan, split)
         if not size:
             continue
         records = [json.loads(_record(folder, split, index).read_text('utf-8')) for index in range(size)]
-        annotations = [row for record in records for row in record['annotations']]
-        written = {
-            f'annotations/instances_{split}.json': coco_file([record['image'] for record in records], annotations,
-                                                             f'Toytown {split}, seed {plan.seed}, version {VERSION}'),
-            f'lanes/{split}.json': tusimple_file([record['lanes'] for record in records])}
-        for name, data in written.items():
+        for name, data in plan.joined(split, records).items():
             (folder / name).parent.mkdir(exist_ok=True)
             write_atomic(folder / name, data)
             files[name] = hashlib.sha256(data).hexdigest()
         labels[split] = hashlib.sha256(''.join(record['sha256'] for record in records).encode()).hexdigest()
-        counts[split] = dict(images=size, objects=len(annotations))
+        counts[split] = plan.count(records)
     return dict(counts=counts, labels_sha256=labels, files_sha256=files)
