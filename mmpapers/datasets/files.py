@@ -1,6 +1,7 @@
 """Writing files so that an interrupted run leaves no half of one."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -12,3 +13,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def place(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where that cannot be done; makes folders, and leaves a file that is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -179,3 +179,63 @@ def segmentation_config(segmentation_set: Path, tmp_path: Path, one_thread: None
     path = tmp_path / 'segmentor.py'
     path.write_text(SEGMENTATION.format(root=str(segmentation_set)))
     return path
+
+
+CALIBRATION = '''P0: 400 0 200 0 0 400 60 0 0 0 1 0
+P1: 400 0 200 0 0 400 60 0 0 0 1 0
+P2: 400 0 200 8 0 400 60 0 0 0 1 0
+P3: 400 0 200 0 0 400 60 0 0 0 1 0
+R0_rect: 1 0 0 0 1 0 0 0 1
+Tr_velo_to_cam: 0 -1 0 0 0 0 -1 -0.08 1 0 0 -0.27
+Tr_imu_to_velo: 1 0 0 0 0 1 0 0 0 0 1 0
+'''
+LABELS = (('Car', 1.5, 1.6, 3.9, -2.0, 1.6, 14.0, 0.4), ('Pedestrian', 1.7, 0.6, 0.8, 2.0, 1.6, 9.0, -1.2),
+          ('Cyclist', 1.7, 0.6, 1.8, 4.0, 1.6, 18.0, 2.5), ('Van', 2.2, 1.9, 5.0, -6.0, 1.6, 22.0, 1.5))
+
+
+def write_kitti_set(root: Path, frames: int = 3) -> Path:
+    """Write KITTI folders: a car, a pedestrian, a cyclist, a van and a DontCare a frame, each box full of points.
+
+    The camera stands 8 cm above and 27 cm before the LiDAR and looks ahead. Frame i holds i * 10 points of the car.
+    """
+    rng = np.random.default_rng(0)
+    base = root / 'training'
+    for folder in ('calib', 'image_2', 'label_2', 'velodyne'):
+        (base / folder).mkdir(parents=True)
+    for index in range(frames):
+        name, rows, cloud = f'{index:06}', [], [rng.uniform((2, -20, -1.8), (40, 20, -1.7), (600, 3))]
+        for label, height, width, length, x, y, z, turn in LABELS:
+            x = x + 0.3 * index
+            u, v = (rng.uniform(-0.49, 0.49, (2, 10 * index if label == 'Car' else 40)).T * (length, width)).T
+            camera = np.stack([x + np.cos(turn) * u + np.sin(turn) * v,
+                               y - height * rng.uniform(0.2, 0.99, u.shape), z - np.sin(turn) * u + np.cos(turn) * v])
+            cloud.append(np.stack([camera[2] + 0.27, -camera[0], -camera[1] - 0.08], 1))
+            u, v = np.array([(1, 1), (1, -1), (-1, -1), (-1, 1)]).T * ((length,), (width,)) / 2
+            across, depth = x + np.cos(turn) * u + np.sin(turn) * v, z - np.sin(turn) * u + np.cos(turn) * v
+            column, row = (400 * across + 8) / depth + 200, [400 * level / depth + 60 for level in (y - height, y)]
+            left, right, top, bottom = column.min(), column.max(), row[0].min(), row[1].max()
+            rows.append(f'{label} 0 0 {turn - np.arctan2(x, z):.2f} {left:.2f} {top:.2f} {right:.2f} {bottom:.2f} '
+                        f'{height} {width} {length} {x} {y} {z} {turn}')
+        rows.insert(1, 'DontCare -1 -1 -10 300 40 350 60 -1 -1 -1 -1000 -1000 -1000 -10')
+        points = np.concatenate(cloud)
+        points = np.hstack([points, rng.uniform(0, 1, (len(points), 1))])
+        points.astype(np.float32).tofile(base / f'velodyne/{name}.bin')
+        (base / f'label_2/{name}.txt').write_text('\n'.join(rows) + '\n')
+        (base / f'calib/{name}.txt').write_text(CALIBRATION)
+        Image.fromarray(rng.integers(0, 255, (160, 400, 3), dtype=np.uint8)).save(base / f'image_2/{name}.png')
+    return root
+
+
+@pytest.fixture
+def kitti_source(tmp_path: Path) -> Path:
+    """KITTI folders of three frames, to be damaged at will."""
+    return write_kitti_set(tmp_path / 'source')
+
+
+@pytest.fixture(scope='session')
+def kitti_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same folders with mmdet3d's infos; tests only read it."""
+    from mmpapers.datasets.converters.kitti import convert
+    root = tmp_path_factory.mktemp('sets')
+    convert(write_kitti_set(root / 'source'), root / 'kitti')
+    return root / 'kitti'

@@ -9,6 +9,7 @@ from .detection import examine_coco, examine_voc
 from .finding import Finding, assignment, dotted
 from .images import absent, probe
 from .leaves import Leaf, leaves
+from .points import examine_points
 from .segmentation import examine_segmentation
 from .summary import Summary
 
@@ -38,7 +39,9 @@ def _examine(leaf: Leaf) -> Summary:
     annotations = leaf.path('ann_file')
     if annotations is not None and not annotations.exists():
         return Summary()
-    if leaf.is_a('CocoPanopticDataset', 'BaseVideoDataset', 'Det3DDataset', 'Seg3DDataset'):
+    if leaf.is_a('Det3DDataset') and annotations is not None:
+        return examine_points(leaf, annotations)
+    if leaf.is_a('CocoPanopticDataset', 'BaseVideoDataset', 'Seg3DDataset'):
         return Summary()
     if leaf.is_a('CocoDataset') and annotations is not None:
         return examine_coco(leaf, annotations)

@@ -1,0 +1,11 @@
+"""Write mmdet3d infos for KITTI folders; see ``mmpapers.datasets.converters.kitti``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mmpapers.datasets.converters.kitti import main  # noqa: E402
+
+if __name__ == '__main__':
+    raise SystemExit(main())
