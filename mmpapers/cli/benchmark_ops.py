@@ -85,8 +85,16 @@ def _show(value: float | None, digits: int = 1) -> str:
 
 
 def _cases() -> list:
-    from . import benchmark_ops_boxes, benchmark_ops_conv
-    return benchmark_ops_boxes.CASES + benchmark_ops_conv.CASES
+    from . import (
+        benchmark_ops_boxes,
+        benchmark_ops_boxes3d,
+        benchmark_ops_conv,
+        benchmark_ops_points,
+        benchmark_ops_sparse,
+    )
+    modules = (benchmark_ops_boxes, benchmark_ops_conv, benchmark_ops_boxes3d, benchmark_ops_points,
+               benchmark_ops_sparse)
+    return [case for module in modules for case in module.CASES]
 
 
 def _other(args: argparse.Namespace) -> list[Row] | None:
@@ -122,7 +130,7 @@ def _time_all(only: Sequence[str] | None, seconds: float, threads: int, gaps: bo
         rows.append(row)
         try:
             out = function(*inputs)
-        except RuntimeError:  # an op of mmcv without a kernel for the CPU
+        except (RuntimeError, TypeError, AssertionError):  # an op of mmcv without a kernel, or a wrapper, for the CPU
             if gaps:
                 continue
             raise

@@ -9,7 +9,8 @@ import importlib
 # In this order: import guards first, since the others may import what they guard.
 SHIMS = ('mmpapers.compat.imports', 'mmpapers.ops.boundary', 'mmpapers.compat.packages', 'mmpapers.compat.checkpoint',
          'mmpapers.compat.saving', 'mmpapers.compat.loader', 'mmpapers.compat.deform_attn', 'mmpapers.compat.roi_align',
-         'mmpapers.compat.model_bugs')
+         'mmpapers.compat.model_bugs', 'mmpapers.compat.model_bugs3d', 'mmpapers.compat.kitti_eval',
+         'mmpapers.compat.points', 'mmpapers.compat.spconv')
 
 
 def setup() -> None:

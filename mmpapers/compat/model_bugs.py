@@ -12,30 +12,17 @@ May go when the oldest supported release has them mended.
 Each module is mended when it is imported; nothing is imported early.
 """
 
-import functools
-import importlib.abc
-import importlib.machinery
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 
 from torch import Tensor
 
+from mmpapers.compat.mending import mend, wrap
+
 
 def install() -> None:
     """Mend what is imported already, and the rest when it is imported; a second call does nothing."""
-    for name, mend in MENDERS.items():
-        if name in sys.modules:
-            mend(sys.modules[name])
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
-
-
-def _wrap(module: ModuleType, name: str, wrapper: Callable) -> None:
-    """Put ``wrapper(stock)`` in the place of a function of the module, once."""
-    stock = getattr(module, name)
-    if not hasattr(stock, '__wrapped__'):
-        setattr(module, name, functools.wraps(stock)(wrapper(stock)))
+    mend(MENDERS)
 
 
 def _average_without_ignored(stock: Callable) -> Callable:
@@ -70,25 +57,7 @@ def _mend_ssd(module: ModuleType) -> None:
 
 
 MENDERS = {
-    'mmseg.models.losses.cross_entropy_loss': lambda module: _wrap(module, 'cross_entropy', _average_without_ignored),
+    'mmseg.models.losses.cross_entropy_loss': lambda module: wrap(module, 'cross_entropy', _average_without_ignored),
     'mmdet.models.dense_heads.ssd_head': _mend_ssd,
-    'mmdet.models.roi_heads.mask_heads.fcn_mask_head': lambda module: _wrap(module, '_do_paste_mask', _paste_outside),
+    'mmdet.models.roi_heads.mask_heads.fcn_mask_head': lambda module: wrap(module, '_do_paste_mask', _paste_outside),
 }
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules of :data:`MENDERS` where they are and mends them after their own code has run."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None,
-                  target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
-        """Return the module's own spec with a loader that mends afterwards; None for every other name."""
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target) if fullname in MENDERS else None
-        if spec is not None and spec.loader is not None:
-            stock = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                stock(module)
-                MENDERS[fullname](module)
-
-            spec.loader.exec_module = exec_module
-        return spec

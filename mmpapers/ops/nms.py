@@ -6,6 +6,8 @@ two boxes without area, or with a NaN coordinate, is NaN: neither suppresses the
 the NaN on to the score.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -191,16 +193,26 @@ def _soft_numba(x1, y1, x2, y2, score, dets, threshold, sigma, min_score, method
 
 
 def _keep_torch(boxes: Tensor, threshold: float, offset: int, block: int = 2048) -> Tensor:
+    """Mask of the kept ones among boxes by descending score, for any device."""
+    return greedy_torch(boxes, lambda a, b: _overlaps_torch(a, b, threshold, offset), block)
+
+
+def greedy_torch(boxes: Tensor, beats: Callable[[Tensor, Tensor], Tensor], block: int = 2048) -> Tensor:
     """Mask of the kept ones among boxes by descending score, with few steps for many boxes.
 
     A block of boxes is first cut by the boxes kept before it. Then "keep what no kept better box overlaps" is repeated
     until nothing changes, which is the greedy solution: each round settles at least one more rank.
+
+    Args:
+        boxes: (N, D).
+        beats: Which of (K, D) better boxes overlap too much with which of (L, D) others, (K, L).
+        block: Boxes at a time.
     """
     keep = boxes.new_ones(len(boxes), dtype=torch.bool)
     for start in range(0, len(boxes), block):
         part = boxes[start:start + block]
-        alive = ~_overlaps_torch(boxes[:start][keep[:start]], part, threshold, offset).any(0)
-        better = _overlaps_torch(part, part, threshold, offset).triu(1)
+        alive = ~beats(boxes[:start][keep[:start]], part).any(0)
+        better = beats(part, part).triu(1)
         mask = alive
         while True:
             settled = alive & ~(better & mask[:, None]).any(0)

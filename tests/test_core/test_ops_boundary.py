@@ -66,11 +66,11 @@ def test_every_function_of_mmcv_is_listed_once() -> None:
 
 def test_an_op_that_is_missing_says_what_to_do() -> None:
     facade = boundary.ExtFacade()
-    with pytest.raises(boundary.MissingOpError, match=r"'knn_forward' has no implementation for meta .*mmcv-lite.*"
+    with pytest.raises(boundary.MissingOpError, match=r"'upfirdn2d' has no implementation for meta .*mmcv-lite.*"
                                                       r'Install a compiled mmcv==2.1.0 \(`make compiled`'):
-        facade.knn_forward(torch.zeros(1, device='meta'))
+        facade.upfirdn2d(torch.zeros(1, device='meta'))
     with pytest.raises(boundary.MissingOpError, match='compiled without it'):
-        boundary.ExtFacade(types.ModuleType('fake')).knn_forward(torch.zeros(1))
+        boundary.ExtFacade(types.ModuleType('fake')).upfirdn2d(torch.zeros(1))
     with pytest.raises(AttributeError):
         _ = facade.__wrapped__
 
