@@ -19,10 +19,11 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from mmpapers import compat
+from mmpapers.dry_run import fake_batch
 
 from . import console, runtime
 from .check import add_config_arguments
-from .inspect_model import add_shape, build_model, fake_batch, parse_shape
+from .inspect_model import add_shape, build_model, parse_shape
 
 TASKS = ('data', 'inference', 'train')
 

@@ -13,6 +13,7 @@ from mmpapers import compat
 from . import console, runtime
 from .checks.components import check_components
 from .checks.data import check_data
+from .checks.distill import check_distill
 from .checks.finding import Finding
 from .checks.heads import check_evaluator, check_heads, check_preprocessor
 from .checks.keys import check_keys, check_unreached, check_untyped
@@ -39,7 +40,7 @@ def check_config(cfg: Config, data: bool = True) -> list[Finding]:
     findings = [*check_keys(cfg, source), *check_untyped(cfg), *check_unreached(cfg, source), *check_components(cfg)]
     if data:
         findings += [*check_paths(cfg), *check_data(cfg)]
-    findings += [*check_heads(cfg), *check_evaluator(cfg), *check_preprocessor(cfg)]
+    findings += [*check_heads(cfg), *check_evaluator(cfg), *check_preprocessor(cfg), *check_distill(cfg, data)]
     unique = list(dict.fromkeys(findings))
     return sorted(unique, key=lambda finding: _ORDER.index(finding.level))
 

@@ -17,11 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mmpapers import compat
+from mmpapers.dry_run import fake_batch, family
 from mmpapers.ops.boundary import ExtFacade
 
 from . import console, runtime
 from .check import add_config_arguments
-from .inspect_model import add_shape, build_model, fake_batch, family, forward, parse_shape
+from .inspect_model import add_shape, build_model, forward, parse_shape
 
 # Operators that move, make or name data and compute nothing.
 _MOVES = frozenset((
@@ -140,7 +141,7 @@ def count(model: nn.Module, batch: dict) -> Flops:
 
     Args:
         model: The model, in eval mode.
-        batch: What :func:`~mmpapers.cli.inspect_model.fake_batch` made.
+        batch: What :func:`~mmpapers.dry_run.fake_batch` made.
 
     Returns:
         The count of the last (successful) forward mode.

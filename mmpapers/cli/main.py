@@ -10,6 +10,8 @@ COMMANDS = {
     'check': 'find mistakes in a config and its data before a run',
     'print_config': 'print a resolved config; --explain KEY says which file set a value',
     'inspect_model': 'module paths and output shapes of a model',
+    'apply_distill': 'write a distillation overlay for a config',
+    'compare_methods': 'train and test several configs with the same seeds; a table and a plot',
     'doctor': 'what is installed, what is unavailable and how to mend it',
     'get_flops': 'operations and parameters of a model',
     'benchmark': 'latency, images/s and peak memory',

@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmpapers import compat
+from mmpapers.distill.overlay import expand
 
 from . import runtime
 from .check import add_config_arguments
@@ -156,6 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_config_arguments(parser)
     parser.add_argument('--explain', nargs='+', metavar='KEY', default=[],
                         help='show who set a value, e.g. model.backbone.depth or train_dataloader.dataset.pipeline.2')
+    parser.add_argument('--expand', action='store_true',
+                        help='write the overlay `distill` as the model that it stands for')
     args = parser.parse_args(argv)
     return runtime.run(lambda: _print(args))
 
@@ -164,6 +167,8 @@ def _print(args: argparse.Namespace) -> int:
     """Do the work of :func:`main`."""
     compat.setup()
     cfg = runtime.read_config(args.config, args.cfg_options)
+    if args.expand:
+        expand(cfg)
     if not args.explain:
         print(cfg.pretty_text)
         return 0

@@ -93,7 +93,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, UserError):
         return str(error), error.code
     if type(error).__module__.partition('.')[0] == 'mmpapers':  # our own error classes speak in sentences
-        return str(error), 3 if isinstance(error, NonFiniteError) else 1
+        return str(error), 3 if isinstance(error, NonFiniteError) else getattr(error, 'exit_code', 1)
     text = str(error)
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or 'No space left on device' in text:
         where = getattr(error, 'filename', None)

@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmpapers.cli import console, runtime
 
 TASKS_3D = ('mono_det', 'multi-view_det', 'lidar_det', 'lidar_seg', 'multi-modality_det')
+TASKS_FROM_ABOVE = ('lidar_det', 'multi-modality_det')  # drawn by us: mmdet3d wants open3d and a display for points
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--task', choices=TASKS_3D, default='lidar_det',
-                        help='what --show and --show-dir draw with an mmdet3d config')
+                        help='what --show and --show-dir draw with an mmdet3d config; for lidar_det and '
+                        'multi-modality_det --show-dir draws from above (default %(default)s)')
     parser.add_argument('--score-thr', type=float, help='lowest score that is drawn')
     args = parser.parse_args(argv)
     return runtime.run(lambda: test(args))
@@ -53,10 +55,13 @@ def test(args: argparse.Namespace) -> int:
     """
     from mmpapers import compat
     from mmpapers.cli.train import require_file
+    from mmpapers.distill.overlay import plain
     runtime.set_ranks(args.launcher, args.local_rank)
     with console.quiet_stack(args.verbose):
         compat.setup()
         cfg = runtime.read_config(args.config, args.cfg_options)
+        if plain(cfg):
+            runtime.say('the student is tested, without its teacher')
         runtime.set_work_dir(cfg, args.config, args.work_dir)
         needed = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
         if absent := [key for key in needed if cfg.get(key) is None]:
@@ -106,6 +111,10 @@ def set_pictures(cfg: Config, args: argparse.Namespace) -> None:
         hooks['visualization'] = dict(type='mmpapers.SegmentationPicturesHook', folder=args.show_dir, show=args.show,
                                       wait_time=args.wait_time if args.show else 0.,
                                       backend_args=hook.get('backend_args'))
+        return
+    if name == 'Det3DVisualizationHook' and args.task in TASKS_FROM_ABOVE and not args.show:
+        least = hook.get('score_thr', 0.3) if args.score_thr is None else args.score_thr
+        hooks['visualization'] = dict(type='mmpapers.BEVPicturesHook', folder=args.show_dir, score_thr=least)
         return
     hook['draw'] = True
     if args.show:

@@ -49,6 +49,7 @@ def train(args: argparse.Namespace) -> int:
         UserError: For what is wrong before the run.
     """
     from mmpapers import compat
+    from mmpapers.distill.overlay import expand
     runtime.set_ranks(args.launcher, args.local_rank)
     with console.quiet_stack(args.verbose):
         compat.setup()
@@ -57,6 +58,8 @@ def train(args: argparse.Namespace) -> int:
         require_training(cfg, args.config)
         if not args.no_check and runtime.is_main():
             check(cfg)
+        if expand(cfg):
+            runtime.say(f'distillation: {runtime.type_name(cfg.model)}, teacher {cfg.model.get("checkpoint", "none")}')
         runtime.prepare_processes(cfg, args.launcher)
         if args.seed is not None:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed}

@@ -63,7 +63,7 @@ class ManifestHook(Hook):
             resumed_from=str(runner._load_from) if runner._resume and runner._load_from else None,
             started_from=str(runner._load_from) if not runner._resume and runner._load_from else None,
             first_step=runner.iter, max_steps=runner.max_iters, **_batch(runner), data=self._data(runner),
-            versions=versions(), hardware=hardware(), config=cfg)
+            teacher=self._teacher(runner), versions=versions(), hardware=hardware(), config=cfg)
         self._write()
 
     def after_train(self, runner: Runner) -> None:
@@ -94,6 +94,17 @@ class ManifestHook(Hook):
         if runner.val_loop is not None:
             loaders['val'] = runner.val_dataloader
         return {split: [self._describe(leaf) for leaf in leaves(loader.dataset)] for split, loader in loaders.items()}
+
+    def _teacher(self, runner: Runner) -> dict[str, Any] | None:
+        """Where the teacher of a distillation comes from, and what it measured; None without one."""
+        teacher = getattr(getattr(runner.model, 'module', runner.model), 'teacher', None)
+        file = getattr(teacher, 'checkpoint', None)
+        if teacher is None:
+            return None
+        whole = isinstance(file, str) and Path(file).is_file()
+        return dict(type=type(teacher.model).__name__, checkpoint=str(file),
+                    sha256=sha256(Path(file)) if whole else None,
+                    metrics=runner.message_hub.runtime_info.get('teacher_metrics'))
 
     def _describe(self, dataset: Any) -> dict[str, Any]:
         """Count and hash one data set."""

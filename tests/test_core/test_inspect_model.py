@@ -8,17 +8,14 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpapers.cli.inspect_model import (
-    Row,
     build_model,
-    fake_batch,
     forward,
     input_shape,
     inspect,
     main,
-    recorded,
-    shapes,
     table,
 )
+from mmpapers.dry_run import Row, fake_batch, recorded, shapes
 
 pytestmark = pytest.mark.core
 

@@ -54,6 +54,7 @@ PLACES = (
     _place('visualizer', 'VISUALIZERS', 'save_dir', 'Visualizer'),
     _place(r'(visualizer\.)?vis_backends\.\d+', 'VISBACKENDS', 'save_dir'),
     _place('log_processor', 'LOG_PROCESSORS', '', 'LogProcessor'),
+    _place('distill', 'MODELS', 'student guard'),
     _place('model', 'MODELS'),
     _place('tta_model', 'MODELS', 'module'),
     _place('model_wrapper_cfg', 'MODEL_WRAPPERS', 'module', certain=False),
@@ -61,7 +62,7 @@ PLACES = (
     _place(r'(.*\.)?init_cfg(\.\d+)?\.override(\.\d+)?', 'WEIGHT_INITIALIZERS', 'name', certain=False),
     _place(r'model\.(.*\.)?(norm|bn)_cfg', 'MODELS', 'requires_grad', certain=False),
     _place(r'model\.(.*\.)?(dcn|conv_cfg)', 'MODELS', 'fallback_on_stride', certain=False),
-    _place(r'model\..*', 'MODELS TASK_UTILS', certain=False),
+    _place(r'(model|distill)\..*', 'MODELS TASK_UTILS', certain=False),
 )
 _COMPILED = tuple((re.compile(place.pattern), place) for place in PLACES)
 # Places whose types no registry of the runner builds.
@@ -85,7 +86,8 @@ def check_components(cfg: Config) -> Iterator[Finding]:
 
 def roots(cfg: Config) -> list[str]:
     """Top-level keys that are built, as opposed to variables that configs keep for reuse."""
-    keys = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg',
+    keys = ('model', 'distill', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg',
+            'test_cfg',
             'optim_wrapper', 'param_scheduler', 'val_evaluator', 'test_evaluator', 'default_hooks', 'custom_hooks',
             'log_processor', 'visualizer', 'tta_model', 'tta_pipeline', 'data_preprocessor', 'model_wrapper_cfg')
     return [key for key in keys if cfg.get(key) is not None]

@@ -1,11 +1,13 @@
 """What a check reports, and small helpers that all checks share."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Key = tuple[str | int, ...]
+from mmpapers.config_tree import Key, walk
+
+__all__ = ['Finding', 'Key', 'assignment', 'did_you_mean', 'dotted', 'lookup', 'nearest', 'walk']
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,6 @@ def did_you_mean(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ``'; did you mean `x` or `y`?'``, or nothing if no word is near."""
     close = nearest(word, words, cutoff)
     return '; did you mean ' + ' or '.join(f'`{w}`' for w in close) + '?' if close else ''
-
-
-def walk(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Yield every ``(key path, value)`` of a nested config value, parents before children."""
-    yield key, value
-    if isinstance(value, dict):
-        for name in list(value.keys()):
-            yield from walk(value[name], (*key, name))
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from walk(item, (*key, i))
 
 
 def lookup(value: Any, key: Key) -> Any:

@@ -1,0 +1,1 @@
+"""Distillers that serve as baselines: one short file each."""
