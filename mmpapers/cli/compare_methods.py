@@ -21,6 +21,8 @@ from typing import Any
 
 from . import console, runtime
 
+_MAIN = ('coco/bbox_mAP', 'mIoU', 'mAP_0.25')  # the metric that is meant if nobody says which
+
 
 @dataclass
 class Run:
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--names', nargs='+', help='names of the rows (default: file names)')
     parser.add_argument('--work-dir', default='work_dirs/compare')
-    parser.add_argument('--metric', help='metric of plot and table (default: the first that the test reports)')
+    parser.add_argument('--metric', help='metric of plot and table (default: COCO AP, mIoU, or the first of the test)')
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time (default 1)')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads of a run (default: cores / jobs)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings for all runs')
@@ -95,7 +97,8 @@ def compare(args: argparse.Namespace) -> int:
         began = time.time()
         with ThreadPoolExecutor(args.jobs) as pool:
             for done, run in enumerate(pool.map(lambda run: execute(run, args.cfg_options, threads), runs), 1):
-                shown = run.error or ', '.join(f'{k} {v:g}' for k, v in list(run.metrics.items())[:1])
+                metric = args.metric or main_metric(run.metrics)
+                shown = run.error or f'{metric} {run.metrics.get(metric, float("nan")):g}'
                 clock = f'{done}/{len(runs)}, {time.time() - began:.0f} s'
                 print(f'[{clock}] {run.name}, seed {run.seed}: {shown}', flush=True)
     else:
@@ -105,6 +108,11 @@ def compare(args: argparse.Namespace) -> int:
         errors = '; '.join(run.error for run in runs if run.error)
         raise runtime.UserError(f'no run has results in {root}{": " + errors if errors else ""}', code=1)
     return write(runs, names, args.metric, root, next(iter(budgets.values())))
+
+
+def main_metric(names: Sequence[str] | dict[str, float]) -> str:
+    """The metric that sums up a test: COCO's AP, mIoU, or whatever comes first."""
+    return next((name for name in _MAIN if name in names), next(iter(names), ''))
 
 
 def budget(cfg: Any) -> str:
@@ -160,7 +168,7 @@ def write(runs: Sequence[Run], names: Sequence[str], metric: str | None, root: P
         UserError: If no run has the metric.
     """
     measured = list(dict.fromkeys(key for run in runs for key in run.metrics))
-    metric = metric or measured[0]
+    metric = metric or main_metric(measured)
     if metric not in measured:
         raise runtime.UserError(f'--metric {metric!r} was not measured; there are {", ".join(measured)}')
     with (root / 'runs.csv').open('w', encoding='utf-8', newline='') as file:

@@ -1,7 +1,6 @@
 """The distillation core: taps, teacher, connectors, weights, sources, the overlay, and whole runs through the tools."""
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from torch.nn import functional as F
 
 from mmpapers.distill import Distiller, DistillError, Seen, TapError, Teacher, Weight
 from mmpapers.distill.connectors import Connector, connectors
-from mmpapers.distill.overlay import expand, plain
 from mmpapers.distill.presets import family, preset, uses_sigmoid
 from mmpapers.distill.rois import sampled_boxes
 from mmpapers.distill.schedule import iteration
@@ -395,132 +393,3 @@ def test_ema_averages_the_student_alone(tiny_pair: Callable) -> None:
     ema.update_parameters(model)
     assert not torch.equal(ema.module.backbone.conv1.weight, model.backbone.conv1.weight)
     ema.load_state_dict(ema.state_dict(), strict=True)
-
-
-# Configs and tools --------------------------------------------------------------------------------------------------
-
-
-def test_the_short_form_expands_and_folds_back(tiny_pair: Callable, tmp_path: Path) -> None:
-    student, teacher, _ = tiny_pair('dense')
-    (tmp_path / 'teacher.py').write_text(Config(dict(model=teacher, default_scope='mmdet')).pretty_text)
-    (tmp_path / 'student.py').write_text(Config(dict(
-        model=student, default_scope='mmdet', distill=dict(
-            type='mmpapers.FeatureMimic', teacher='./teacher.py', checkpoint='t.pth',
-            guard=dict(metric='coco/bbox_mAP', minimum=.3)))).pretty_text)
-    cfg = Config.fromfile(tmp_path / 'student.py')
-    short = copy.deepcopy(cfg)
-    assert expand(cfg)
-    assert cfg.model.type == 'mmpapers.FeatureMimic'
-    assert cfg.model.teacher.type == 'RetinaNet'
-    assert cfg.custom_hooks[0].type == 'mmpapers.TeacherGuardHook'
-    assert 'distill' not in cfg
-    assert not expand(cfg)
-    for form in (cfg, short):
-        assert plain(form)
-        assert form.model.type == 'RetinaNet'
-        assert form.model.backbone.base_channels == 4
-    assert not plain(short)
-
-
-@pytest.fixture
-def files(tiny_pair: Callable, tmp_path: Path) -> Path:
-    """A folder with images, a student's config, its teacher's, the teacher's weights and an overlay."""
-    import cv2
-    import numpy as np
-    student, teacher, _ = tiny_pair('dense')
-    rng, images, boxes = np.random.default_rng(0), [], []
-    for i in range(4):
-        cv2.imwrite(str(tmp_path / f'{i}.png'), rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
-        images.append(dict(id=i, file_name=f'{i}.png', width=64, height=64))
-        boxes.append(dict(id=i, image_id=i, category_id=i % 2, bbox=[8 * i, 10, 30, 25], area=750, iscrowd=0))
-    (tmp_path / 'a.json').write_text(json.dumps(dict(images=images, annotations=boxes, categories=[
-        dict(id=0, name='a'), dict(id=1, name='b')])))
-    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
-             dict(type='Resize', scale=(64, 64)), dict(type='PackDetInputs')]
-    loader = dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dict(
-        type='CocoDataset', data_root=f'{tmp_path}/', ann_file='a.json', data_prefix=dict(img=''),
-        metainfo=dict(classes=('a', 'b')), pipeline=steps))
-    evaluator = dict(type='CocoMetric', ann_file=str(tmp_path / 'a.json'), metric='bbox')
-    run = dict(
-        default_scope='mmdet', train_dataloader=loader, val_dataloader=loader, test_dataloader=loader,
-        val_evaluator=evaluator, test_evaluator=evaluator, train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2),
-        val_cfg=dict(type='ValLoop'), test_cfg=dict(type='TestLoop'),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=.9)),
-        mmpapers_hooks=dict(ValLossHook=False, CurvesHook=False))
-    for name, model in (('student', student), ('teacher', teacher)):
-        (tmp_path / f'{name}.py').write_text(Config(dict(run, model=model)).pretty_text)
-    torch.manual_seed(0)
-    torch.save(dict(state_dict=_model(teacher).state_dict()), tmp_path / 'teacher.pth')
-    (tmp_path / 'kd.py').write_text(f"""
-_base_ = ['./student.py']
-distill = dict(type='mmpapers.FeatureMimic', teacher='./teacher.py', checkpoint='{tmp_path}/teacher.pth')
-""")
-    return tmp_path
-
-
-def test_train_resume_and_test_through_the_tools(files: Path, capsys: pytest.CaptureFixture) -> None:
-    from mmpapers.cli import test, train
-    command = [str(files / 'kd.py'), '--seed', '0', '--work-dir']
-    assert train.main([*command, str(files / 'straight')]) == 0
-    assert train.main([*command, str(files / 'halves'), '--cfg-options', 'train_cfg.max_epochs=1']) == 0
-    assert train.main([*command, str(files / 'halves'), '--resume']) == 0
-    straight, halves = (torch.load(files / name / 'epoch_2.pth', weights_only=False) for name in ('straight', 'halves'))
-    assert all(torch.equal(value, halves['state_dict'][key]) for key, value in straight['state_dict'].items())
-    helpers = [file['message_hub']['runtime_info']['distill_helpers'] for file in (straight, halves)]
-    assert helpers[0]
-    assert all(torch.equal(value, helpers[1][key]) for key, value in helpers[0].items())
-
-    stock = _model(model_config(files / 'student.py', 'student'))
-    stock.load_state_dict(straight['state_dict'], strict=True)
-    manifest = json.loads(next((files / 'straight').glob('*/manifest.json')).read_text())
-    assert manifest['teacher']['checkpoint'].endswith('teacher.pth')
-    assert len(manifest['teacher']['sha256']) == 64
-    capsys.readouterr()
-    for name in ('kd.py', 'student.py'):
-        assert test.main([str(files / name), str(files / 'straight' / 'epoch_2.pth')]) == 0
-    assert 'without its teacher' in capsys.readouterr().out
-
-    (files / 'teacher.pth').unlink()
-    assert train.main([*command, str(files / 'halves'), '--resume', '--cfg-options', 'train_cfg.max_epochs=3']) == 2
-    assert 'teacher.pth' in capsys.readouterr().err
-    assert (files / 'halves' / 'epoch_2.pth').is_file()
-
-
-def test_the_long_form_runs_in_a_stock_runner(files: Path) -> None:
-    from mmengine.runner import Runner
-    cfg = Config.fromfile(files / 'kd.py')
-    expand(cfg)
-    cfg.train_cfg.max_epochs = 1
-    cfg.work_dir = str(files / 'stock')
-    cfg.optim_wrapper.accumulative_counts = 2
-    cfg.custom_hooks = [dict(type='EMAHook', momentum=.1)]
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    saved = torch.load(files / 'stock' / 'epoch_1.pth', weights_only=False)
-    assert set(saved['state_dict']) == set(_model(model_config(files / 'student.py', 'student')).state_dict())
-    assert {key.removeprefix('module.') for key in saved['ema_state_dict']} == {*saved['state_dict'], 'steps'}
-
-
-@pytest.mark.parametrize(('change', 'words'), [
-    ("checkpoint='nowhere.pth'", 'nowhere.pth'), ("checkpoint=None", 'no weights'),
-    ("teacher='nowhere.py'", 'nowhere.py'),
-    ("tau=3", 'tau'), ("guard=dict(metric='coco/bbox_mAP', minimum=0.9)", 'below distill.guard.minimum'),
-    ("guard=dict(metric='coco/AP', minimum=0.9, batches=1)", 'is not measured'),
-    ("type='mmpapers.FeatureMimik'", 'FeatureMimic')])
-def test_bad_overlays_stop_before_the_first_step(files: Path, capsys: pytest.CaptureFixture, change: str, words: str
-                                                 ) -> None:
-    from mmpapers.cli import train
-    (files / 'bad.py').write_text(f"_base_ = ['./kd.py']\ndistill = dict({change})")
-    assert train.main([str(files / 'bad.py'), '--work-dir', str(files / 'bad')]) == 2
-    assert words in capsys.readouterr().err
-    assert not list((files / 'bad').glob('*.pth'))
-
-
-def test_the_guard_lets_a_good_teacher_pass(files: Path) -> None:
-    from mmpapers.cli import train
-    (files / 'good.py').write_text("_base_ = ['./kd.py']\n"
-                                   "distill = dict(guard=dict(metric='coco/bbox_mAP', minimum=-1., batches=1))")
-    assert train.main([str(files / 'good.py'), '--work-dir', str(files / 'good'), '--cfg-options',
-                       'train_cfg.max_epochs=1']) == 0
-    manifest = json.loads(next((files / 'good').glob('*/manifest.json')).read_text())
-    assert 'coco/bbox_mAP' in manifest['teacher']['metrics']
