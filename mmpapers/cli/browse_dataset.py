@@ -19,7 +19,7 @@ from mmpapers import compat
 from . import console, runtime
 from .check import add_config_arguments
 
-_COLOURS = np.random.default_rng(3).permutation(
+COLOURS = np.random.default_rng(3).permutation(
     cv2.cvtColor(np.stack([np.arange(0, 180, 180 / 64), np.full(64, 200), np.full(64, 230)], 1)[None].astype(np.uint8),
                  cv2.COLOR_HSV2RGB)[0])
 
@@ -74,7 +74,7 @@ def draw(image: np.ndarray, sample: Any, meta: dict) -> np.ndarray:
     """
     image = image.copy()
     classes = meta.get('classes') or ()
-    palette = np.array(meta['palette'], dtype=np.uint8) if _usable(meta.get('palette'), classes) else _COLOURS
+    palette = np.array(meta['palette'], dtype=np.uint8) if _usable(meta.get('palette'), classes) else COLOURS
     if 'gt_sem_seg' in sample:
         image = _segments(image, np.asarray(sample.gt_sem_seg.data)[0], palette, classes)
     if 'gt_instances' in sample:

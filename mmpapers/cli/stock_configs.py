@@ -1,9 +1,9 @@
-"""Which families of stock mmdet and mmseg configs train a step and predict here, op by op, without a compiler.
+"""Which families of stock mmdet, mmseg and mmdet3d configs train a step and predict here, without a compiler.
 
 One representative config of each folder of the installed toolboxes is built as configured (only pretrained weights are
 left out, SyncBN becomes BN, and images are small), trained one step on a fake batch and asked for predictions, each in
 a process of its own with a time limit. Results go to a JSON file as they come, and a second run continues it; the table
-is written from that file.
+is written from that file, and keeps the sections of toolboxes of which the file knows nothing.
 """
 
 import argparse
@@ -11,19 +11,22 @@ import importlib
 import json
 import multiprocessing
 import re
+import sys
 import time
 import warnings
 from collections.abc import Sequence
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmpapers.cli import stock_data
+from mmpapers.cli import stock_data, stock_data3d
+from mmpapers.cli.stock_table import write_table
 
 SIZE = (192, 320)
 # Folders that hold data sets, schedules or test-time settings of models that other folders hold.
 DATA_ONLY = {'mmdet': {'_base_', 'cityscapes', 'common', 'deepfashion', 'dsdl', 'lvis', 'objects365', 'openimages',
-                       'pascal_voc', 'v3det', 'wider_face'}, 'mmseg': {'_base_', 'dsdl'}}
+                       'pascal_voc', 'v3det', 'wider_face'}, 'mmseg': {'_base_', 'dsdl'},
+             'mmdet3d': {'_base_', 'benchmark', 'nuimages'}}  # the models of nuimages are mmdet's
 # Where the rule of `representatives` would take a config that is untypical or larger than need be, or misses an op.
 CHOSEN = {
     'mmdet/bytetrack': ['bytetrack_yolox_x_8xb4-amp-80e_crowdhuman-mot17halftrain_test-mot17halfval'],
@@ -54,6 +57,29 @@ CHOSEN = {
                          'strongsort_yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval'],
     'mmdet/yolo': ['yolov3_mobilenetv2_8xb24-320-300e_coco'],
     'mmdet/yolox': ['yolox_tiny_8xb8-300e_coco'],
+    'mmdet3d/centerpoint': ['centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d',
+                            'centerpoint_voxel01_second_secfpn_head-dcn_8xb4-cyclic-20e_nus-3d'],
+    'mmdet3d/cylinder3d': ['cylinder3d_4xb4-3x_semantickitti'],
+    'mmdet3d/dynamic_voxelization': ['pointpillars_dv_secfpn_8xb6-160e_kitti-3d-car',
+                                     'second_dv_secfpn_8xb2-cosine-80e_kitti-3d-3class'],
+    'mmdet3d/fcaf3d': ['fcaf3d_2xb8_scannet-3d-18class'],
+    'mmdet3d/imvotenet': ['imvotenet_faster-rcnn-r50_fpn_4xb2_sunrgbd-3d', 'imvotenet_stage2_8xb16_sunrgbd-3d'],
+    'mmdet3d/imvoxelnet': ['imvoxelnet_2xb4_sunrgbd-3d-10class', 'imvoxelnet_8xb4_kitti-3d-car'],
+    'mmdet3d/minkunet': ['minkunet18_w16_torchsparse_8xb2-amp-15e_semantickitti',
+                         'minkunet34_w32_minkowski_8xb2-laser-polar-mix-3x_semantickitti',
+                         'minkunet34_w32_spconv_8xb2-laser-polar-mix-3x_semantickitti'],
+    'mmdet3d/paconv': ['paconv_ssg-cuda_8xb8-cosine-200e_s3dis-seg', 'paconv_ssg_8xb8-cosine-150e_s3dis-seg'],
+    'mmdet3d/parta2': ['parta2_hv_secfpn_8xb2-cyclic-80e_kitti-3d-3class'],
+    'mmdet3d/pgd': ['pgd_r101-caffe_fpn_head-gn_16xb2-1x_nus-mono3d',
+                    'pgd_r101-caffe_fpn_head-gn_4xb3-4x_kitti-mono3d'],
+    'mmdet3d/pointnet2': ['pointnet2_msg_2xb16-cosine-80e_s3dis-seg', 'pointnet2_ssg_2xb16-cosine-200e_scannet-seg'],
+    'mmdet3d/pointpillars': ['pointpillars_hv_fpn_sbn-all_8xb4-2x_nus-3d',
+                             'pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class'],
+    'mmdet3d/regnet': ['pointpillars_hv_regnet-400mf_fpn_sbn-all_8xb4-2x_nus-3d'],
+    'mmdet3d/second': ['second_hv_secfpn_8xb6-80e_kitti-3d-3class'],
+    'mmdet3d/spvcnn': ['spvcnn_w16_8xb2-amp-15e_semantickitti'],
+    'mmdet3d/ssn': ['ssn_hv_secfpn_sbn-all_16xb2-2x_nus-3d'],
+    'mmdet3d/votenet': ['votenet_8xb16_sunrgbd-3d', 'votenet_8xb8_scannet-3d'],
     'mmseg/bisenetv1': ['bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024'],
     'mmseg/convnext': ['convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512'],
     'mmseg/ddrnet': ['ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024'],
@@ -75,14 +101,16 @@ SIZES = {'ssd300_coco': (320, 320), 'mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes
 # What a missing package takes, where it is more than its own name.
 PACKAGES = {'transformers': 'the package transformers and the BERT weights that it downloads',
             'fairscale': 'the packages fairscale and transformers, and the BERT weights that the latter downloads',
-            'mmpretrain': 'the packages mmpretrain and torchvision'}
+            'mmpretrain': 'the packages mmpretrain and torchvision',
+            'minkowski': 'MinkowskiEngine, which has no wheel and is built with a compiler',
+            'torchsparse': 'torchsparse, which has no wheel and is built with a compiler'}
 
 
 class Family(NamedTuple):
     """One line of the table.
 
     Attributes:
-        toolbox: mmdet or mmseg.
+        toolbox: mmdet, mmseg or mmdet3d.
         name: Folder of the configs.
         config: Path of the representative config.
     """
@@ -121,11 +149,14 @@ def run_family(family: Family, size: tuple[int, int] = SIZE) -> dict[str, Any]:
 
     Returns:
         ``train`` and ``predict``: 'yes', 'no', or '-' where the toolbox does not train it; ``seconds`` of all;
-        ``reason``: one sentence for each that is not 'yes'.
+        ``step``: seconds of the processor for the training step; ``memory``: most that the process has held until then,
+        in GB, or None where the system does not tell; ``base``: the same at the start; ``reason``: one sentence for
+        each that is not 'yes'.
     """
     from mmengine.registry import DefaultScope
     result = {'train': 'no', 'predict': 'no', 'seconds': 0.0, 'reason': ''}
     start = time.perf_counter()
+    base = _peak_memory()
     reasons, size = [], SIZES.get(family.config.stem, size)
     with DefaultScope.overwrite_default_scope(family.toolbox):
         try:
@@ -134,10 +165,16 @@ def run_family(family: Family, size: tuple[int, int] = SIZE) -> dict[str, Any]:
             reasons, stages = [_sentence('build', error)], ()
         else:
             stages = ('train', _train, 'training_batch'), ('predict', _predict, 'test_batch')
+        data = stock_data3d if family.toolbox == 'mmdet3d' else stock_data
         for stage, step, batch in stages:
             try:
-                step(model, getattr(stock_data, batch)(cfg, size))
+                inputs = getattr(data, batch)(cfg, size)
+                begin = time.process_time()
+                step(model, inputs)
                 result[stage] = 'yes'
+                if stage == 'train':
+                    result |= {'step': round(time.process_time() - begin, 1), 'memory': _peak_memory(),
+                               'base': base}
             except Exception as error:  # noqa: BLE001
                 if 'train `detector`' in str(error):
                     result[stage] = '-'
@@ -232,13 +269,22 @@ def _predict(model: Any, batch: dict) -> None:
         raise ArithmeticError(f'{len(results)} results for one image')
 
 
+def _peak_memory() -> float | None:
+    """Most memory that this process has had, in GB."""
+    if not util.find_spec('resource'):
+        return None
+    import resource
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == 'darwin' else 1e6), 1)
+
+
 def _sentence(stage: str, error: Exception) -> str:
     """Say why a stage failed, in one sentence."""
     text = ' '.join(str(error).split())
     while error.__cause__ is not None:
         error = error.__cause__
     missing = re.search(r"No module named '(\w+)|custom modules from .'imports': \[?'(\w+)|(?:mim|pip) install "
-                        r'(?!openmim)(\w+)|(\w+) is not installed|Please install (\w+) first', f'{text} {error}')
+                        r'(?!openmim)(\w+)|(\w+) is not installed|Please install (\w+) first|'
+                        r'to install (Torchsparse|Minkowski)', f'{text} {error}')
     if 'requirements/optional.txt' in text:
         return f"{stage}: needs Stable Diffusion: the packages of mmseg's optional requirements and its weights."
     if missing:
@@ -281,46 +327,9 @@ def _import_toolboxes() -> None:
 
     from mmpapers.compat import setup
     setup()
-    for module in ('mmdet.models', 'mmseg.models'):
+    for module in ('mmdet.models', 'mmseg.models', 'mmdet3d.models'):
         importlib.import_module(module)
     MMLogger.get_instance('stock_configs', log_level='ERROR')
-
-
-def write_table(results: dict[str, dict], path: Path) -> None:
-    """Write the page for people.
-
-    Args:
-        results: Rows of :func:`run_family` by :attr:`Family.key`.
-        path: Markdown file.
-    """
-    versions = ', '.join(f'{name} {metadata.version(name)}' for name in (
-        'torch', 'mmengine', 'mmcv-lite', 'mmdet', 'mmsegmentation'))
-    whole = [key for key, row in results.items() if 'no' not in (row['train'], row['predict'])]
-    families, working = ({key.rpartition('/')[0] for key in keys} for keys in (results, whole))
-    sizes = ', '.join(f'{stem.partition("_")[0]} {width}x{height}' for stem, (height, width) in SIZES.items())
-    lines = [
-        '# Stock configs without a compiler', '',
-        f'{len(whole)} of {len(results)} configs, from {len(working)} of {len(families)} families, train a step and '
-        f'predict on CPU with mmcv-lite and the ops of mmpapers ({versions}). What does not needs packages or weights '
-        'that are not in the pinned stack; the last column names them.', '',
-        'A family is a folder of model configs in the toolbox; one config stands for it, two where it has two kinds of '
-        'op. The model is built as configured, with fresh weights instead of pretrained ones and BN instead of SyncBN. '
-        f'Images are {SIZE[1]}x{SIZE[0]} noise with rectangles (larger where the layers ask for it: {sizes}). *Train '
-        'step*: two images, finite loss, finite gradients. *Predict*: one image. Accuracy is not looked at. Seconds '
-        'are for building, training and predicting on one thread of a busy machine. Folders of data sets and schedules '
-        f'are left out ({", ".join(sorted(set.union(*DATA_ONLY.values()) - {"_base_"}))}).', '',
-        '`pip install lap motmetrics` adds ByteTrack, OC-SORT and SORT. mmpretrain needs a torchvision that was built '
-        'for the installed torch.', '',
-        'Made by `python tools/analysis_tools/stock_configs.py`.']
-    for toolbox in DATA_ONLY:
-        lines += ['', f'## {toolbox}', '', '| family | config | train step | predict | seconds | reason if not |',
-                  '|---|---|---|---|---|---|']
-        for key in sorted(key for key in results if key.startswith(f'{toolbox}/')):
-            row = results[key]
-            cells = (*key.split('/')[1:], row['train'], row['predict'], f'{row["seconds"]:.0f}',
-                     row['reason'].replace('|', '/'))
-            lines.append(f'| {" | ".join(cells)} |')
-    path.write_text('\n'.join(lines) + '\n', 'utf-8')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -348,6 +357,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'{count}/{len(wanted)} {family.key}: train {row["train"]}, predict {row["predict"]}, '
               f'{row["seconds"]:.0f} s {row["reason"]}', flush=True)
         args.results.write_text(json.dumps(results, indent=1), 'utf-8')
-    write_table(results, args.table)
+    write_table(results, args.table, SIZE, SIZES, set.union(*DATA_ONLY.values()) - {'_base_'})
     print(f'table: {args.table}')
     return 0

@@ -151,6 +151,14 @@ class Distiller(BaseModel):
             teacher: The same of the teacher.
         """
 
+    def maps(self, seen: Seen) -> dict[str, Tensor]:
+        """Maps (B, h, w) in [0, 1] that the report draws over images, by title, such as masks of the objective.
+
+        Args:
+            seen: What both models computed, without losses.
+        """
+        return {}
+
     # What it gets -------------------------------------------------------------------------------------------------
 
     @property

@@ -143,6 +143,9 @@ class Teacher:
             out['imgs'] = renormalise(out['imgs'], samples, student, own)
         if getattr(own, 'voxel', False) and _voxels(own) != _voxels(student):
             out['voxels'] = own.voxelize(out['points'], list(samples))
+        elif out.get('voxels') is not None:  # PillarFeatureNet writes into what it is given
+            out['voxels'] = {name: value.clone() if isinstance(value, Tensor) else value
+                             for name, value in out['voxels'].items()}
         return out
 
     def apply(self, function: Any) -> None:

@@ -1,7 +1,7 @@
 """The smallest data sets and configs that run through the command lines: 8 images for detection, 8 for segmentation."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +239,41 @@ def kitti_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('sets')
     convert(write_kitti_set(root / 'source'), root / 'kitti')
     return root / 'kitti'
+
+
+@pytest.fixture
+def kd(tiny_pair: Callable, tmp_path: Path) -> Path:
+    """A folder with images, a student's config, its teacher's, the teacher's weights and an overlay."""
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+    student, teacher, _ = tiny_pair('dense')
+    rng, images, boxes = np.random.default_rng(0), [], []
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f'{i}.png')
+        images.append(dict(id=i, file_name=f'{i}.png', width=64, height=64))
+        boxes.append(dict(id=i, image_id=i, category_id=i % 2, bbox=[8 * i, 10, 30, 25], area=750, iscrowd=0))
+    (tmp_path / 'a.json').write_text(json.dumps(dict(images=images, annotations=boxes, categories=[
+        dict(id=0, name='a'), dict(id=1, name='b')])))
+    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+             dict(type='Resize', scale=(64, 64)), dict(type='PackDetInputs')]
+    loader = dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dict(
+        type='CocoDataset', data_root=f'{tmp_path}/', ann_file='a.json', data_prefix=dict(img=''),
+        metainfo=dict(classes=('a', 'b')), pipeline=steps))
+    evaluator = dict(type='CocoMetric', ann_file=str(tmp_path / 'a.json'), metric='bbox')
+    run = dict(
+        default_scope='mmdet', train_dataloader=loader, val_dataloader=loader, test_dataloader=loader,
+        val_evaluator=evaluator, test_evaluator=evaluator, train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2),
+        val_cfg=dict(type='ValLoop'), test_cfg=dict(type='TestLoop'),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=.9)),
+        mmpapers_hooks=dict(ValLossHook=False, CurvesHook=False))
+    for name, model in (('student', student), ('teacher', teacher)):
+        (tmp_path / f'{name}.py').write_text(Config(dict(run, model=model)).pretty_text)
+    torch.manual_seed(0)
+    init_default_scope('mmdet')
+    model = MODELS.build(Config(dict(model=teacher)).model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'teacher.pth')
+    (tmp_path / 'kd.py').write_text(f"""
+_base_ = ['./student.py']
+distill = dict(type='mmpapers.FeatureMimic', teacher='./teacher.py', checkpoint='{tmp_path}/teacher.pth')
+""")
+    return tmp_path

@@ -46,82 +46,46 @@ def test_the_short_form_expands_and_folds_back(tiny_pair: Callable, tmp_path: Pa
     assert not plain(short)
 
 
-@pytest.fixture
-def files(tiny_pair: Callable, tmp_path: Path) -> Path:
-    """A folder with images, a student's config, its teacher's, the teacher's weights and an overlay."""
-    import cv2
-    import numpy as np
-    student, teacher, _ = tiny_pair('dense')
-    rng, images, boxes = np.random.default_rng(0), [], []
-    for i in range(4):
-        cv2.imwrite(str(tmp_path / f'{i}.png'), rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
-        images.append(dict(id=i, file_name=f'{i}.png', width=64, height=64))
-        boxes.append(dict(id=i, image_id=i, category_id=i % 2, bbox=[8 * i, 10, 30, 25], area=750, iscrowd=0))
-    (tmp_path / 'a.json').write_text(json.dumps(dict(images=images, annotations=boxes, categories=[
-        dict(id=0, name='a'), dict(id=1, name='b')])))
-    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
-             dict(type='Resize', scale=(64, 64)), dict(type='PackDetInputs')]
-    loader = dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dict(
-        type='CocoDataset', data_root=f'{tmp_path}/', ann_file='a.json', data_prefix=dict(img=''),
-        metainfo=dict(classes=('a', 'b')), pipeline=steps))
-    evaluator = dict(type='CocoMetric', ann_file=str(tmp_path / 'a.json'), metric='bbox')
-    run = dict(
-        default_scope='mmdet', train_dataloader=loader, val_dataloader=loader, test_dataloader=loader,
-        val_evaluator=evaluator, test_evaluator=evaluator, train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2),
-        val_cfg=dict(type='ValLoop'), test_cfg=dict(type='TestLoop'),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=.9)),
-        mmpapers_hooks=dict(ValLossHook=False, CurvesHook=False))
-    for name, model in (('student', student), ('teacher', teacher)):
-        (tmp_path / f'{name}.py').write_text(Config(dict(run, model=model)).pretty_text)
-    torch.manual_seed(0)
-    torch.save(dict(state_dict=_model(teacher).state_dict()), tmp_path / 'teacher.pth')
-    (tmp_path / 'kd.py').write_text(f"""
-_base_ = ['./student.py']
-distill = dict(type='mmpapers.FeatureMimic', teacher='./teacher.py', checkpoint='{tmp_path}/teacher.pth')
-""")
-    return tmp_path
-
-
-def test_train_resume_and_test_through_the_tools(files: Path, capsys: pytest.CaptureFixture) -> None:
+def test_train_resume_and_test_through_the_tools(kd: Path, capsys: pytest.CaptureFixture) -> None:
     from mmpapers.cli import test, train
-    command = [str(files / 'kd.py'), '--seed', '0', '--work-dir']
-    assert train.main([*command, str(files / 'straight')]) == 0
-    assert train.main([*command, str(files / 'halves'), '--cfg-options', 'train_cfg.max_epochs=1']) == 0
-    assert train.main([*command, str(files / 'halves'), '--resume']) == 0
-    straight, halves = (torch.load(files / name / 'epoch_2.pth', weights_only=False) for name in ('straight', 'halves'))
+    command = [str(kd / 'kd.py'), '--seed', '0', '--work-dir']
+    assert train.main([*command, str(kd / 'straight')]) == 0
+    assert train.main([*command, str(kd / 'halves'), '--cfg-options', 'train_cfg.max_epochs=1']) == 0
+    assert train.main([*command, str(kd / 'halves'), '--resume']) == 0
+    straight, halves = (torch.load(kd / name / 'epoch_2.pth', weights_only=False) for name in ('straight', 'halves'))
     assert all(torch.equal(value, halves['state_dict'][key]) for key, value in straight['state_dict'].items())
     helpers = [file['message_hub']['runtime_info']['distill_helpers'] for file in (straight, halves)]
     assert helpers[0]
     assert all(torch.equal(value, helpers[1][key]) for key, value in helpers[0].items())
 
-    stock = _model(model_config(files / 'student.py', 'student'))
+    stock = _model(model_config(kd / 'student.py', 'student'))
     stock.load_state_dict(straight['state_dict'], strict=True)
-    manifest = json.loads(next((files / 'straight').glob('*/manifest.json')).read_text())
+    manifest = json.loads(next((kd / 'straight').glob('*/manifest.json')).read_text())
     assert manifest['teacher']['checkpoint'].endswith('teacher.pth')
     assert len(manifest['teacher']['sha256']) == 64
     capsys.readouterr()
     for name in ('kd.py', 'student.py'):
-        assert test.main([str(files / name), str(files / 'straight' / 'epoch_2.pth')]) == 0
+        assert test.main([str(kd / name), str(kd / 'straight' / 'epoch_2.pth')]) == 0
     assert 'without its teacher' in capsys.readouterr().out
 
-    (files / 'teacher.pth').unlink()
-    assert train.main([*command, str(files / 'halves'), '--resume', '--cfg-options', 'train_cfg.max_epochs=3']) == 2
+    (kd / 'teacher.pth').unlink()
+    assert train.main([*command, str(kd / 'halves'), '--resume', '--cfg-options', 'train_cfg.max_epochs=3']) == 2
     assert 'teacher.pth' in capsys.readouterr().err
-    assert (files / 'halves' / 'epoch_2.pth').is_file()
+    assert (kd / 'halves' / 'epoch_2.pth').is_file()
 
 
-def test_the_long_form_runs_in_a_stock_runner(files: Path) -> None:
+def test_the_long_form_runs_in_a_stock_runner(kd: Path) -> None:
     from mmengine.runner import Runner
-    cfg = Config.fromfile(files / 'kd.py')
+    cfg = Config.fromfile(kd / 'kd.py')
     expand(cfg)
     cfg.train_cfg.max_epochs = 1
-    cfg.work_dir = str(files / 'stock')
+    cfg.work_dir = str(kd / 'stock')
     cfg.optim_wrapper.accumulative_counts = 2
     cfg.custom_hooks = [dict(type='EMAHook', momentum=.1)]
     runner = Runner.from_cfg(cfg)
     runner.train()
-    saved = torch.load(files / 'stock' / 'epoch_1.pth', weights_only=False)
-    assert set(saved['state_dict']) == set(_model(model_config(files / 'student.py', 'student')).state_dict())
+    saved = torch.load(kd / 'stock' / 'epoch_1.pth', weights_only=False)
+    assert set(saved['state_dict']) == set(_model(model_config(kd / 'student.py', 'student')).state_dict())
     assert {key.removeprefix('module.') for key in saved['ema_state_dict']} == {*saved['state_dict'], 'steps'}
 
 
@@ -131,29 +95,29 @@ def test_the_long_form_runs_in_a_stock_runner(files: Path) -> None:
     ("tau=3", 'tau'), ("guard=dict(metric='coco/bbox_mAP', minimum=0.9)", 'below distill.guard.minimum'),
     ("guard=dict(metric='coco/AP', minimum=0.9, batches=1)", 'is not measured'),
     ("type='mmpapers.FeatureMimik'", 'FeatureMimic')])
-def test_bad_overlays_stop_before_the_first_step(files: Path, capsys: pytest.CaptureFixture, change: str, words: str
+def test_bad_overlays_stop_before_the_first_step(kd: Path, capsys: pytest.CaptureFixture, change: str, words: str
                                                  ) -> None:
     from mmpapers.cli import train
-    (files / 'bad.py').write_text(f"_base_ = ['./kd.py']\ndistill = dict({change})")
-    assert train.main([str(files / 'bad.py'), '--work-dir', str(files / 'bad')]) == 2
+    (kd / 'bad.py').write_text(f"_base_ = ['./kd.py']\ndistill = dict({change})")
+    assert train.main([str(kd / 'bad.py'), '--work-dir', str(kd / 'bad')]) == 2
     assert words in capsys.readouterr().err
-    assert not list((files / 'bad').glob('*.pth'))
+    assert not list((kd / 'bad').glob('*.pth'))
 
 
-def test_the_guard_lets_a_good_teacher_pass(files: Path) -> None:
+def test_the_guard_lets_a_good_teacher_pass(kd: Path) -> None:
     from mmpapers.cli import train
-    (files / 'good.py').write_text("_base_ = ['./kd.py']\n"
+    (kd / 'good.py').write_text("_base_ = ['./kd.py']\n"
                                    "distill = dict(guard=dict(metric='coco/bbox_mAP', minimum=-1., batches=1))")
-    assert train.main([str(files / 'good.py'), '--work-dir', str(files / 'good'), '--cfg-options',
+    assert train.main([str(kd / 'good.py'), '--work-dir', str(kd / 'good'), '--cfg-options',
                        'train_cfg.max_epochs=1']) == 0
-    manifest = json.loads(next((files / 'good').glob('*/manifest.json')).read_text())
+    manifest = json.loads(next((kd / 'good').glob('*/manifest.json')).read_text())
     assert 'coco/bbox_mAP' in manifest['teacher']['metrics']
 
 
-def test_apply_distill_writes_an_overlay_that_trains(files: Path, capsys: pytest.CaptureFixture) -> None:
+def test_apply_distill_writes_an_overlay_that_trains(kd: Path, capsys: pytest.CaptureFixture) -> None:
     from mmpapers.cli import train
-    command = [str(files / 'student.py'), '--teacher', str(files / 'teacher.py'), '--checkpoint',
-               str(files / 'teacher.pth'), '--method']
+    command = [str(kd / 'student.py'), '--teacher', str(kd / 'teacher.py'), '--checkpoint',
+               str(kd / 'teacher.pth'), '--method']
     assert apply_distill.main([*command, 'cwd']) == 0
     out = capsys.readouterr().out
     for words in ('family dense', 'neck  <-  neck', 'Conv2d(8, 16', 'weight   cwd 10', 'student_cwd.py'):
@@ -162,16 +126,16 @@ def test_apply_distill_writes_an_overlay_that_trains(files: Path, capsys: pytest
     assert 'exists' in capsys.readouterr().err
     assert apply_distill.main([*command, 'wcd']) == 2
     assert 'FeatureMimic' in capsys.readouterr().err
-    assert apply_distill.main([str(files / 'student.py'), '--teacher', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    assert apply_distill.main([str(kd / 'student.py'), '--teacher', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
                                '--method', 'pkd']) == 2
     assert 'no --checkpoint was given' in capsys.readouterr().err
-    assert train.main([str(files / 'student_cwd.py'), '--work-dir', str(files / 'cwd'), '--cfg-options',
+    assert train.main([str(kd / 'student_cwd.py'), '--work-dir', str(kd / 'cwd'), '--cfg-options',
                        'train_cfg.max_epochs=1']) == 0
 
 
-def test_inspect_shows_both_models(files: Path, capsys: pytest.CaptureFixture) -> None:
+def test_inspect_shows_both_models(kd: Path, capsys: pytest.CaptureFixture) -> None:
     from mmpapers.cli import inspect_model
-    assert inspect_model.main([str(files / 'student.py'), '--teacher', str(files / 'teacher.py'), '--grep', '^neck FPN',
+    assert inspect_model.main([str(kd / 'student.py'), '--teacher', str(kd / 'teacher.py'), '--grep', '^neck FPN',
                                '--shape', '64']) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert '(1, 8, 8, 8)' in line
@@ -185,12 +149,12 @@ def _finished(folder: Path, value: float, seconds: float) -> None:
     (folder / 'run' / 'train.csv').write_text(f'mode,iter,seconds\ntrain,1,1\ntrain,2,{seconds}\n')
 
 
-def test_compare_methods_tabulates_what_is_there(files: Path, capsys: pytest.CaptureFixture) -> None:
-    root = files / 'compare'
+def test_compare_methods_tabulates_what_is_there(kd: Path, capsys: pytest.CaptureFixture) -> None:
+    root = kd / 'compare'
     for name, values in (('student', (.2, .3)), ('kd', (.3, .36))):
         for seed, value in enumerate(values):
             _finished(root / name / f'seed_{seed}', value, 40 + seed)
-    command = [str(files / 'student.py'), str(files / 'kd.py'), '--seeds', '0', '1', '--work-dir', str(root)]
+    command = [str(kd / 'student.py'), str(kd / 'kd.py'), '--seeds', '0', '1', '--work-dir', str(root)]
     assert compare_methods.main(command) == 0  # nothing is left to run
     table = (root / 'table.md').read_text()
     assert '| student | 0.250 ± 0.071 |  | 2 | 40 |' in table
@@ -202,10 +166,10 @@ def test_compare_methods_tabulates_what_is_there(files: Path, capsys: pytest.Cap
     assert 'coco/bbox_mAP' in capsys.readouterr().err
 
 
-def test_compare_methods_runs_and_names_a_failure(files: Path, capsys: pytest.CaptureFixture) -> None:
-    (files / 'broken.py').write_text("_base_ = ['./kd.py']\ndistill = dict(checkpoint='gone.pth')")
-    root = files / 'compare'
-    assert compare_methods.main([str(files / 'student.py'), str(files / 'broken.py'), '--seeds', '3', '--jobs', '2',
+def test_compare_methods_runs_and_names_a_failure(kd: Path, capsys: pytest.CaptureFixture) -> None:
+    (kd / 'broken.py').write_text("_base_ = ['./kd.py']\ndistill = dict(checkpoint='gone.pth')")
+    root = kd / 'compare'
+    assert compare_methods.main([str(kd / 'student.py'), str(kd / 'broken.py'), '--seeds', '3', '--jobs', '2',
                                  '--threads', '1', '--work-dir', str(root), '--cfg-options', 'train_cfg.max_epochs=1'
                                  ]) == 1
     out = capsys.readouterr().out
@@ -214,9 +178,9 @@ def test_compare_methods_runs_and_names_a_failure(files: Path, capsys: pytest.Ca
     assert (root / 'student' / 'seed_3' / 'epoch_1.pth').is_file()
 
 
-def test_compare_methods_wants_equal_budgets(files: Path, capsys: pytest.CaptureFixture) -> None:
-    (files / 'longer.py').write_text("_base_ = ['./kd.py']\ntrain_cfg = dict(max_epochs=9)")
-    assert compare_methods.main([str(files / 'student.py'), str(files / 'longer.py')]) == 2
+def test_compare_methods_wants_equal_budgets(kd: Path, capsys: pytest.CaptureFixture) -> None:
+    (kd / 'longer.py').write_text("_base_ = ['./kd.py']\ntrain_cfg = dict(max_epochs=9)")
+    assert compare_methods.main([str(kd / 'student.py'), str(kd / 'longer.py')]) == 2
     error = capsys.readouterr().err
     assert '9 epochs of batches of 2' in error
     assert '--unequal' in error

@@ -1,4 +1,4 @@
-"""Try one stock config of each family of mmdet and mmseg: a training step and a prediction."""
+"""Try one stock config of each family of mmdet, mmseg and mmdet3d: a training step and a prediction."""
 
 import sys
 from pathlib import Path
