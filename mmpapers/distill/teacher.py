@@ -120,8 +120,10 @@ class Teacher:
         extractor, box_head = head.bbox_roi_extractor, head.bbox_head
         if isinstance(box_head, nn.ModuleList):
             extractor, box_head = extractor[stage], box_head[stage]
+        kind = next(box_head.parameters()).dtype  # features come in half precision out of autocast
+        levels = tuple(level.to(kind) for level in features[:extractor.num_inputs])
         with torch.no_grad(), self.roi_taps.recording(self.model, stop=True) as record:
-            pooled = extractor(tuple(features[:extractor.num_inputs]), rois)
+            pooled = extractor(levels, rois.to(kind))
             if head.with_shared_head:
                 pooled = head.shared_head(pooled)
             box_head(pooled)

@@ -25,6 +25,7 @@ CORE = [
     (dict(type='mmpapers.FeatureMimic'), 'dense'), (dict(type='mmpapers.FeatureMimic'), 'voxel'),
     (dict(type='mmpapers.CWD'), 'segmentor'), (dict(type='mmpapers.PKD'), 'two_stage'),
     (dict(type='mmpapers.KLDistill'), 'segmentor'), (dict(type='mmpapers.KLDistill'), 'dense'),
+    (dict(type='mmpapers.DIST'), 'two_stage'),
 ]
 REPOSITORY = Path(registry.__file__).parents[1]
 TINY = sorted(path for path in REPOSITORY.glob('projects/*/configs/*_tiny-cpu.py')
