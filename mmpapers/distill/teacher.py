@@ -133,19 +133,18 @@ class Teacher:
         """The student's inputs as the teacher's preprocessor would have made them.
 
         Images are re-normalised where mean, std or channel order differ, and padding stays zero; point clouds are
-        voxelised again where voxels differ.
+        voxelised again where voxels differ, and copied where not.
         """
         own = getattr(self.model, 'data_preprocessor', None)
-        if student is None or own is None:
-            return inputs
+        known = student is not None and own is not None
         if not isinstance(inputs, dict):
-            return renormalise(inputs, samples, student, own)
+            return renormalise(inputs, samples, student, own) if known else inputs
         out = dict(inputs)
-        if out.get('imgs') is not None:
+        if known and out.get('imgs') is not None:
             out['imgs'] = renormalise(out['imgs'], samples, student, own)
-        if getattr(own, 'voxel', False) and _voxels(own) != _voxels(student):
+        if known and getattr(own, 'voxel', False) and _voxels(own) != _voxels(student):
             out['voxels'] = own.voxelize(out['points'], list(samples))
-        elif out.get('voxels') is not None:  # PillarFeatureNet writes into what it is given
+        elif out.get('voxels') is not None:  # mmdet3d's pillar encoder writes into what it is given
             out['voxels'] = {name: value.clone() if isinstance(value, Tensor) else value
                              for name, value in out['voxels'].items()}
         return out

@@ -118,4 +118,27 @@ def _lidar_batch(cfg: Config) -> dict:
     return dict(inputs=dict(points=clouds), data_samples=samples)
 
 
-_BATCHES = {'mmdet': _detection_batch, 'mmseg': _segmentation_batch, 'mmdet3d': _lidar_batch}
+def _room_batch(cfg: Config) -> dict:
+    """Two rooms of 800 points with heights above the floor, and three boxes of the config's classes each."""
+    from mmdet3d.structures import DepthInstance3DBoxes, Det3DDataSample
+    from mmengine.structures import InstanceData
+    generator = torch.Generator().manual_seed(1)
+    samples, clouds = [], []
+    for i in range(2):
+        boxes = torch.cat([5 * torch.rand(3, 2, generator=generator) - 2.5, torch.zeros(3, 1),
+                           .4 + torch.rand(3, 3, generator=generator), torch.zeros(3, 1)], 1)
+        sample = Det3DDataSample(metainfo=dict(box_type_3d=DepthInstance3DBoxes, sample_idx=i))
+        sample.gt_instances_3d = InstanceData(bboxes_3d=DepthInstance3DBoxes(boxes),
+                                              labels_3d=torch.arange(3) % len(cfg.class_names))
+        samples.append(sample)
+        cloud = torch.rand(800, 3, generator=generator) * torch.tensor([6., 6., 2.5]) - torch.tensor([3., 3., 0.])
+        clouds.append(torch.cat([cloud, cloud[:, 2:]], 1))
+    return dict(inputs=dict(points=clouds), data_samples=samples)
+
+
+def _cloud_batch(cfg: Config) -> dict:
+    """Outdoor configs have a range, indoor ones take the room as it is."""
+    return _lidar_batch(cfg) if 'point_cloud_range' in cfg else _room_batch(cfg)
+
+
+_BATCHES = {'mmdet': _detection_batch, 'mmseg': _segmentation_batch, 'mmdet3d': _cloud_batch}

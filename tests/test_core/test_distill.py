@@ -283,6 +283,19 @@ def test_images_are_renormalised_and_padding_stays_zero(tiny_pair: Callable) -> 
     assert renormalise(made['inputs'], made['data_samples'], ours, ours) is made['inputs']
 
 
+def test_a_teachers_voxel_encoder_does_not_write_into_the_students_voxels(tiny_pair: Callable) -> None:
+    student, teacher, batch = tiny_pair('voxel')
+    init_default_scope('mmdet3d')
+    model = Mimic(student=student, teacher=teacher, checkpoint='random')
+    data = _data(model, batch())
+    before = data['inputs']['voxels']['voxels'].clone()
+    model.teacher(data['inputs'], data['data_samples'], model.data_preprocessor)
+    assert torch.equal(data['inputs']['voxels']['voxels'], before)
+    with torch.no_grad():
+        model.teacher.model.extract_feat(data['inputs'])
+    assert not torch.equal(data['inputs']['voxels']['voxels'], before)  # as it would have
+
+
 def test_the_teacher_runs_no_further_than_its_taps(tiny_pair: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher, batch = tiny_pair('two_stage')
     init_default_scope('mmdet')

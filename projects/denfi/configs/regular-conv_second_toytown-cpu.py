@@ -1,0 +1,4 @@
+"""Control for DENFI: the same parameters, losses and schedule, but the 3x3 convolution samples its regular grid."""
+_base_ = './denfi_second_toytown-cpu.py'
+
+model = dict(aux_neck=dict(guided=False))
