@@ -1,7 +1,7 @@
 """Shim: models of mmdet3d 1.4.0 that ask for CUDA, or stop with an error on ordinary input.
 
 Why:
-    1. ``Det3DDataPreprocessor`` moves the voxels of MinkUNet and SPVCNN to CUDA (``.cuda()``), wherever the points are.
+    1. ``Det3DDataPreprocessor`` moves the voxels of MinkUNet and SPVCNN to CUDA, wherever the points are.
     2. A cloud without a point in the range has no voxel, and detectors count the samples of a batch by the last voxel:
        the batch gets shorter, or "index -1 is out of bounds". One blank point in the middle of the range stands for
        such a cloud, and a warning says so.

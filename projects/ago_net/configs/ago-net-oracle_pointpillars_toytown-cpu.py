@@ -1,0 +1,22 @@
+"""AGO-Net with conceptual clouds as they would be if objects were scanned alone, instead of assembled ones."""
+_base_ = '../../../configs/lidar/pointpillars_toytown-cpu.py'
+
+conceptual_root = 'data/toytown_kitti/conceptual/'
+train_pipeline = [
+    _base_.train_pipeline[0],
+    dict(type='mmpapers.LoadConceptualPoints', conceptual_prefix=conceptual_root + 'velodyne'),
+    dict(type='mmpapers.PointsInImage'),
+    _base_.train_pipeline[1],
+    dict(_base_.train_pipeline[2], db_sampler=dict(
+        _base_.db_sampler,
+        points_loader=dict(
+            type='mmpapers.LoadConceptualPoints', conceptual_prefix=conceptual_root + 'kitti_gt_database'))),
+    *_base_.train_pipeline[3:],
+    dict(type='mmpapers.SplitConceptualPoints')
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+
+distill = dict(
+    type='mmpapers.AGONet',
+    teacher='conceptual-oracle_pointpillars_toytown-cpu.py',
+    checkpoint='work_dirs/conceptual-oracle_pointpillars_toytown-cpu/epoch_12.pth')

@@ -1,0 +1,24 @@
+"""SECOND of mmdet3d on KITTI, its twin on conceptual clouds teaches it."""
+_base_ = 'mmdet3d::second/second_hv_secfpn_8xb6-80e_kitti-3d-3class.py'
+
+conceptual_root = 'data/kitti/conceptual/'
+train_pipeline = [
+    _base_.train_pipeline[0],
+    dict(type='mmpapers.LoadConceptualPoints', conceptual_prefix=conceptual_root + 'velodyne_reduced'),
+    _base_.train_pipeline[1],
+    dict(_base_.train_pipeline[2], db_sampler=dict(
+        _base_.db_sampler,
+        points_loader=dict(
+            type='mmpapers.LoadConceptualPoints', conceptual_prefix=conceptual_root + 'kitti_gt_database'))),
+    *_base_.train_pipeline[3:],
+    dict(type='mmpapers.SplitConceptualPoints')
+]
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
+
+distill = dict(
+    type='mmpapers.AGONet',
+    teacher='conceptual_second_kitti-3d-3class.py',
+    checkpoint='work_dirs/conceptual_second_kitti-3d-3class/epoch_40.pth')
+
+# The student goes on from the plain detector, as in the released code [tools/train.py]
+load_from = 'work_dirs/second_hv_secfpn_8xb6-80e_kitti-3d-3class/epoch_40.pth'
