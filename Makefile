@@ -20,7 +20,7 @@ quickstart: install
 test:
 	@$${PYTHON:-python3} tools/install.py --tests
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2
 
 compiled:
 	@$${PYTHON:-python3} tools/install.py --compiled

@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    from mmpapers.cli import runtime
+    from mmpapers.cli import console, runtime
     parser = argparse.ArgumentParser(prog='python -m mmpapers.projects.maskd.draw', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of the first stage, or of a student that is distilled with MasKD')
@@ -115,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--cfg-options', nargs='+', action=runtime.ConfigOptions, metavar='KEY=VALUE',
                         help='change settings of the config')
     args = parser.parse_args(argv)
-    return runtime.run(lambda: _main(args))
+    with console.quiet_stack():
+        return runtime.run(lambda: _main(args))
 
 
 def _main(args: argparse.Namespace) -> int:

@@ -89,7 +89,7 @@ def learn(learner: MaskLearner, batches: Iterator[dict], settings: MaskTraining,
                 group['lr'] = settings.optimizer['lr'] * settings.rate(step)
             total, terms = learner.parse_losses(learner(**learner.data_preprocessor(batch, True), mode='loss'))
             if not torch.isfinite(total):
-                values = ', '.join(f'{name} {float(value):.4g}' for name, value in terms.items())
+                values = ', '.join(f'{name} {value.item():.4g}' for name, value in terms.items())
                 raise DistillError(f'step {step + 1} of learning masks: the loss is not finite ({values}); lower '
                                    'distill.masks.optimizer.lr, or test the teacher on this data')
             optimizer.zero_grad()
@@ -100,7 +100,7 @@ def learn(learner: MaskLearner, batches: Iterator[dict], settings: MaskTraining,
             optimizer.step()
             if step in (0, settings.iters - 1) or time.monotonic() - spoken > 30:
                 spoken = time.monotonic()
-                diversity = float(terms['loss_diversity'])
+                diversity = terms['loss_diversity'].item()
                 say(f'masks: step {step + 1} of {settings.iters}  task loss {total.item() - diversity:.4f}  '
                     f'diversity {diversity:.4f}')
     finally:

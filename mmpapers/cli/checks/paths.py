@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmpapers.distill.teacher import UNTRAINED
+
 from .finding import Finding, Key, assignment, dotted, nearest, walk
 from .leaves import Leaf, leaves
 
@@ -49,7 +51,8 @@ def check_paths(cfg: Config) -> Iterator[Finding]:
         if isinstance(cfg.get(name), str):
             yield from _checkpoint(cfg[name], (name,))
     for key, value in walk(cfg._cfg_dict.get('model'), ('model',)):
-        if isinstance(value, str) and key[-1] in ('checkpoint', 'pretrained', 'teacher_ckpt') and value:
+        if isinstance(value, str) and key[-1] in ('checkpoint', 'pretrained', 'teacher_ckpt') \
+                and value not in ('', *UNTRAINED):
             yield from _checkpoint(value, key)
     done = set()
     for leaf in leaves(cfg):
