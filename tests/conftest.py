@@ -1,6 +1,6 @@
 """Shared set-up: two threads, fixed seeds, the compat layer on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -14,6 +14,24 @@ compat.setup()
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_globals() -> Iterator[None]:
+    """Leave mmengine's global objects (default scope, visualizers, hubs) as a test found them, whatever ran before."""
+    from mmengine.logging import MessageHub
+    from mmengine.registry import DefaultScope
+    from mmengine.visualization import Visualizer
+
+    def kinds() -> set[type]:
+        found = {DefaultScope, MessageHub, Visualizer}
+        for kind in list(found):
+            found.update(kind.__subclasses__())
+        return found
+    before = {kind: kind._instance_dict.copy() for kind in kinds()}
+    yield
+    for kind in kinds():
+        kind._instance_dict = before.get(kind) or type(kind._instance_dict)()
 
 
 def _resnet(depth: int, width: int, indices: tuple[int, ...] = (1, 2, 3)) -> dict:

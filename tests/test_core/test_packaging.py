@@ -49,6 +49,7 @@ def test_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(site)
     code = ('from pathlib import Path; import sys; sys.path.insert(0, sys.argv[1]); import mmpapers; '
             'assert mmpapers.__file__.startswith(sys.argv[1]), mmpapers.__file__; '
+            'from mmpapers import compat; compat.setup(); '
             'from mmengine import Config; from mmpapers.registry import index; '
             'configs = sorted(Path(sys.argv[1]).glob("mmpapers/projects/*/configs/*.py")); '
             '[Config.fromfile(c) for c in configs]; '

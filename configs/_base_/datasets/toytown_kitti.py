@@ -10,7 +10,7 @@ class_names = ['Pedestrian', 'Cyclist', 'Car']
 metainfo = dict(classes=class_names)
 point_cloud_range = [0, -20.48, -3, 40.96, 20.48, 1]  # x, y, z of both corners, metres
 input_modality = dict(use_lidar=True, use_camera=False)
-data_prefix = dict(pts='training/velodyne')  # with --sweeps, add sweeps='training/sweeps'
+data_prefix = dict(pts='training/velodyne', sweeps='training/sweeps')  # the latter exists after --sweeps only
 backend_args = None
 
 db_sampler = dict(

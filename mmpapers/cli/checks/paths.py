@@ -83,6 +83,8 @@ def _data(leaf: Leaf) -> Iterator[Finding]:
     if annotations is not None and not annotations.exists() and not _REMOTE.match(str(annotations)):
         yield missing(leaf.required, f'{leaf.where}.ann_file', (*leaf.key, 'ann_file'), annotations, 'annotation file')
     for name, value in (leaf.cfg.get('data_prefix') or {}).items():
+        if name == 'sweeps':  # earlier scans, read only where a frame's info names some
+            continue
         path = Path(root or '') / value if isinstance(value, str) and value else None
         if path is not None and not path.is_dir() and not path.is_file():
             key = (*leaf.key, 'data_prefix', name)
