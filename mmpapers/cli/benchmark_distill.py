@@ -94,7 +94,7 @@ def tasks(cfg: Config, alone: Config, shape: tuple[int, int], args: argparse.Nam
 
     def whole() -> None:
         with torch.no_grad():
-            student.teacher.model.loss(**copy.deepcopy(data))
+            student.teacher.model(**copy.deepcopy(data), mode='loss')
 
     calls[TEACHER] = lambda: student.teacher(data['inputs'], data['data_samples'], student.data_preprocessor)
     calls[WHOLE] = whole

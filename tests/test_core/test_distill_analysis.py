@@ -11,7 +11,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
-from mmpapers.cli import distill_report
+from mmpapers.cli import benchmark_distill, distill_report
 from mmpapers.distill import analysis
 
 pytestmark = pytest.mark.core
@@ -97,3 +97,19 @@ def test_the_report_shows_terms_agreement_and_pictures(kd: Path, capsys: pytest.
     assert 'holds no connectors' in page.read_text()
     assert distill_report.main([str(folder / 'student.py'), command[1], '--out', str(page)]) == 2
     assert 'has no `distill`' in capsys.readouterr().err
+
+
+def test_the_cost_is_tabulated(kd: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_distill, '_memory', lambda words, task: 2**20)
+    monkeypatch.setattr(torch, 'set_num_threads', lambda threads: None)
+    assert benchmark_distill.main([str(kd / 'kd.py'), '--shape', '64', '--repeat', '1', '--batch-size', '2']) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
+    assert [row.split(' | ')[0].strip('| ') for row in rows[2:6]] == list(benchmark_distill.TASKS)
+    assert ' 1.00 |' in rows[6]
+    assert benchmark_distill.main([str(kd / 'student.py')]) == 2
+    assert 'has no `distill`' in capsys.readouterr().err
+
+
+def test_memory_is_measured_in_a_fresh_process(kd: Path) -> None:
+    words = [str(kd / 'kd.py'), '--shape', '64', '--batch-size', '2']
+    assert benchmark_distill._memory(words, benchmark_distill.PLAIN) > 0

@@ -74,6 +74,26 @@ def test_train_resume_and_test_through_the_tools(kd: Path, capsys: pytest.Captur
     assert (kd / 'halves' / 'epoch_2.pth').is_file()
 
 
+def test_two_processes_train_one_student(kd: Path) -> None:
+    import os
+    import socket
+    import subprocess
+    import sys
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        port = found.getsockname()[1]
+    tools = Path(compare_methods.__file__).parents[2] / 'tools'
+    done = subprocess.run(
+        ['bash', str(tools / 'dist_train.sh'), str(kd / 'kd.py'), '2', '--work-dir', str(kd / 'two'), '--cfg-options',
+         'train_cfg.max_epochs=1', 'train_dataloader.batch_size=1'], capture_output=True, text=True, timeout=240,
+        env=dict(os.environ, PYTHON=sys.executable, PORT=str(port), OMP_NUM_THREADS='1'))
+    assert done.returncode == 0, done.stderr[-2000:]
+    saved = torch.load(kd / 'two' / 'epoch_1.pth', weights_only=False)
+    stock = _model(model_config(kd / 'student.py', 'student'))
+    stock.load_state_dict(saved['state_dict'], strict=True)
+    assert saved['message_hub']['runtime_info']['distill_helpers']
+
+
 def test_the_long_form_runs_in_a_stock_runner(kd: Path) -> None:
     from mmengine.runner import Runner
     cfg = Config.fromfile(kd / 'kd.py')
