@@ -64,10 +64,9 @@ def observe(model: Distiller, data: dict) -> Seen:
     """
     inputs, samples = data['inputs'], data['data_samples']
     own, theirs = model.taps_of['student'], model.taps_of['teacher']
-    auxiliary = any(tap.startswith('auxiliary_head') for tap in own.values())
     with torch.no_grad():
         with model.student_taps.recording(model) as record:
-            network.run(model, inputs, samples, auxiliary)
+            network.run(model, inputs, samples, model.student_taps.auxiliary)
         seen = Record() if model.teacher is None else model.teacher(inputs, samples, model.data_preprocessor)
     roles = [role for role in own if role in theirs and not own[role].startswith('roi_head.')]
     return Seen(model.roles_of(record, {role: own[role] for role in roles}),

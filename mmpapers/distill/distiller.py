@@ -214,8 +214,12 @@ class Distiller(BaseModel):
         return False
 
     def roles_of(self, record: Record, taps: dict[str, str]) -> dict[str, list[Tensor]]:
-        """The tensors of each role in a record, as float32."""
-        return {role: [_float(tensor) for tensor in record[tap]] for role, tap in taps.items() if tap in record.values}
+        """The tensors of each role in a record, as float32.
+
+        A box head may run more than once, on masks' boxes or in the stages of a cascade; its first run is what counts.
+        """
+        return {role: [_float(tensor) for tensor in record[tap][:1 if tap.startswith(_ROI) else None]]
+                for role, tap in taps.items() if tap in record.values}
 
     def _seen(self, own: Record, record: Record, boxes: list[Tensor], inputs: Any, samples: Sequence,
               losses: dict[str, Any]) -> Seen:
@@ -227,10 +231,6 @@ class Distiller(BaseModel):
             delivered = self.teacher.on_boxes(record[_LEVELS], sampled, self.stage)
             record.values.update(delivered.values)
         student, teacher = self.roles_of(own, self.taps_of['student']), self.roles_of(record, self.taps_of['teacher'])
-        if self.delivers:  # the box head may run more than once, on masks' boxes or stages; the first run was delivered
-            for role in student:
-                if self.taps_of['student'][role].startswith(_ROI):
-                    student[role] = student[role][:1]
         return Seen(student, teacher, self.helpers['connectors'], samples, inputs, losses, sampled,
                     dict(student=own, teacher=record))
 
@@ -298,7 +298,7 @@ class Distiller(BaseModel):
         """Run both models dry and build what depends on their shapes."""
         own, theirs = self.taps_of['student'], self.taps_of['teacher']
         with self.student_taps.recording(self) as record:
-            network.rehearse(self, self.student_cfg, any(tap.startswith('auxiliary_head') for tap in own.values()))
+            network.rehearse(self, self.student_cfg, self.student_taps.auxiliary)
         self.student_taps.learn(record)
         student, teacher = self.roles_of(record, own), {}
         if self.teacher is not None:
@@ -306,16 +306,11 @@ class Distiller(BaseModel):
         for role, kind in self.roles.items():
             if kind is not None and role in student and role in teacher:
                 self.helpers['connectors'][role] = connectors(
-                    self._rows(student[role], own[role]), self._rows(teacher[role], theirs[role]),
-                    kind if kind == 'identity' else connector or kind, f'distill.taps.{role}')
+                    student[role], teacher[role], kind if kind == 'identity' else connector or kind,
+                    f'distill.taps.{role}')
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             self.finish(student, teacher)
-
-    @staticmethod
-    def _rows(tensors: list[Tensor], tap: str) -> list[Tensor]:
-        """Tensors of a box head: a cascade's dry run sees one a stage, training the first."""
-        return tensors[:1] if tap.startswith(_ROI) else tensors
 
     # Resuming -----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.utils import is_list_of
 from torch import nn
 
 from mmpapers import dry_run
@@ -61,8 +60,3 @@ def rehearse(model: nn.Module, cfg: dict | None, auxiliary: bool = False, shape:
         finally:
             for module, mode in modes:
                 module.training = mode
-
-
-def is_map(values: Any) -> bool:
-    """Whether a value is a list of feature maps (B, C, H, W)."""
-    return is_list_of(values, torch.Tensor) and all(value.dim() == 4 for value in values)

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmpapers.distill.errors import DistillError
-from mmpapers.distill.sources import model_config
+from mmpapers.distill.sources import Source, model_config
 
 
 def expand(cfg: Config) -> bool:
@@ -33,16 +33,15 @@ def expand(cfg: Config) -> bool:
     folders = ('.', Path(cfg.filename).parent) if cfg.filename else ('.',)
     if overlay.get('teacher') is not None:
         overlay['teacher'] = model_config(overlay['teacher'], 'distill.teacher', folders)
-    student = model_config(cfg, 'model')
-    student.pop('_scope_', None)
+    hooks = list(cfg.get('custom_hooks') or [])
     guard = overlay.pop('guard', None)
     if guard is not None:
-        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='mmpapers.TeacherGuardHook', **guard)]
-    present = {hook.get('type') for hook in cfg.get('custom_hooks') or []}
-    hooks = [hook for hook in getattr(MODELS.get(overlay['type']), 'hooks', ()) if hook not in present]
+        hooks.append(dict(type='mmpapers.TeacherGuardHook', **guard))
+    present = {hook.get('type') for hook in hooks}
+    hooks += [dict(type=hook) for hook in getattr(MODELS.get(overlay['type']), 'hooks', ()) if hook not in present]
     if hooks:
-        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(dict(type=hook) for hook in hooks)]
-    cfg.model = dict(type=overlay.pop('type'), student=student, **overlay)
+        cfg.custom_hooks = hooks
+    cfg.model = dict(type=overlay.pop('type'), student=_student(cfg, 'model'), **overlay)
     del cfg._cfg_dict['distill']
     return True
 
@@ -59,8 +58,13 @@ def plain(cfg: Config) -> bool:
     found = cfg._cfg_dict.pop('distill', None) is not None
     model = cfg.get('model')
     if isinstance(model, dict) and 'student' in model and str(model.get('type')).startswith('mmpapers.'):
-        student = model_config(model['student'], 'model.student')
-        student.pop('_scope_', None)
-        cfg.model = student
+        cfg.model = _student(model['student'], 'model.student')
         found = True
     return found
+
+
+def _student(source: Source, key: str) -> dict:
+    """A student's model; its scope is that of the config it stands in."""
+    student = model_config(source, key)
+    student.pop('_scope_', None)
+    return student

@@ -156,6 +156,11 @@ class Taps:
                 raise TapError(f'the {owner} ({type(model).__name__}) has no module {tap.path!r}'
                                f'{_nearest(tap.path, modules)}. `python tools/inspect_model.py CONFIG` lists all.')
 
+    @property
+    def auxiliary(self) -> bool:
+        """Whether something in mmseg's auxiliary heads is tapped, which must then be run."""
+        return any(tap.path.startswith('auxiliary_head') for tap in self.taps)
+
     @contextlib.contextmanager
     def recording(self, model: nn.Module, stop: bool = False) -> Iterator[Record]:
         """Record while the block runs.

@@ -62,7 +62,6 @@ class Teacher:
         """
         self.taps = Taps(self.model, taps, 'teacher')
         self.roi_taps = Taps(self.model, roi_taps, 'teacher')
-        self._auxiliary = any(tap.path.startswith('auxiliary_head') for tap in self.taps.taps)
 
     def __deepcopy__(self, memo: dict) -> 'Teacher':
         """An averaged copy of a student shares its teacher."""
@@ -79,7 +78,7 @@ class Teacher:
             DistillError: If the weights give values that are not finite.
         """
         with self.taps.recording(self.model) as record, self.roi_taps.recording(self.model) as rois:
-            network.rehearse(self.model, self.cfg, self._auxiliary)
+            network.rehearse(self.model, self.cfg, self.taps.auxiliary)
         self.taps.learn(record)
         self.roi_taps.learn(rois)
         record.values.update(rois.values)
@@ -101,7 +100,7 @@ class Teacher:
             What the taps saw.
         """
         with torch.no_grad(), self.taps.recording(self.model, stop=True) as record:
-            network.run(self.model, self.translate(inputs, samples, student), samples, self._auxiliary)
+            network.run(self.model, self.translate(inputs, samples, student), samples, self.taps.auxiliary)
         self.taps.verify(record)
         return record
 

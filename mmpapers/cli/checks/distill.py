@@ -10,10 +10,9 @@ from mmengine.config import Config
 from mmpapers.config_tree import walk
 from mmpapers.distill.errors import DistillError
 from mmpapers.distill.sources import model_config
+from mmpapers.distill.teacher import UNTRAINED
 
 from .finding import Finding, assignment
-
-_UNTRAINED = ('random', 'init_cfg')
 
 
 def check_distill(cfg: Config, data: bool = True) -> Iterator[Finding]:
@@ -50,7 +49,7 @@ def _checkpoint(checkpoint: Any, key: str, data: bool) -> Iterator[Finding]:
     if checkpoint is None:
         yield Finding('error', where, 'the teacher has no weights, so there is nothing to learn from',
                       assignment((key, 'checkpoint'), "'<file of the trained teacher>'"))
-    elif checkpoint in _UNTRAINED:
+    elif checkpoint in UNTRAINED:
         yield Finding('info', where, f'{checkpoint!r} asks for a teacher that is not trained')
     elif data and '://' not in str(checkpoint) and not os.path.isfile(checkpoint):
         from mmpapers.cli.runtime import nearest
