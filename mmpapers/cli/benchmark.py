@@ -70,7 +70,7 @@ def measure(task: str, call: Callable[[], Any], images: int, repeat: int = 20, w
         Median and 90th percentile of the timed calls, and the peak memory of all.
     """
     wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
-    start = _begin_memory(device)
+    start = begin_memory(device)
     times = []
     for i in range(warmup + repeat):
         wait()
@@ -79,7 +79,7 @@ def measure(task: str, call: Callable[[], Any], images: int, repeat: int = 20, w
         wait()
         if i >= warmup:
             times.append(time.perf_counter() - begin)
-    return Timing(task, statistics.median(times), _p90(times), images, _peak_memory(device, start))
+    return Timing(task, statistics.median(times), _p90(times), images, peak_memory(device, start))
 
 
 def _p90(times: list[float]) -> float:
@@ -87,7 +87,7 @@ def _p90(times: list[float]) -> float:
     return sorted(times)[max(0, -(-9 * len(times) // 10) - 1)]
 
 
-def _begin_memory(device: str) -> int:
+def begin_memory(device: str) -> int:
     """Start to watch the peak; return the current use in bytes."""
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
@@ -97,8 +97,8 @@ def _begin_memory(device: str) -> int:
     return _status('VmRSS') or 0
 
 
-def _peak_memory(device: str, start: int) -> int | None:
-    """Peak since :func:`_begin_memory`, bytes."""
+def peak_memory(device: str, start: int) -> int | None:
+    """Peak since :func:`begin_memory`, bytes."""
     if device == 'cuda':
         return torch.cuda.max_memory_allocated()
     peak = _status('VmHWM')

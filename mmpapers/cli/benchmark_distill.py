@@ -65,9 +65,9 @@ def _run(args: argparse.Namespace, words: list[str]) -> int:
         plain(alone)
         calls = tasks(cfg, alone, shape, args)
         if args.memory_of:
-            start = benchmark._begin_memory(args.device)
+            start = benchmark.begin_memory(args.device)
             calls[args.memory_of]()
-            print(benchmark._peak_memory(args.device, start))
+            print(benchmark.peak_memory(args.device, start))
             return 0
         seconds = interleave(calls, args.repeat, args.device)
     memory = {task: _memory(words, task) for task in TASKS}

@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mmpapers.ops import _numba
+
 DETECTION = '''
 default_scope = 'mmdet'
 data_root = {root!r}
@@ -154,6 +156,14 @@ def detection_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def segmentation_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the segmentation set; tests only read it."""
     return write_segmentation_set(tmp_path_factory.mktemp('sets') / 'segmentation')
+
+
+@pytest.fixture(params=['numba', 'torch'])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run an op's test on the numba kernels and on the code for other devices."""
+    if request.param == 'torch':
+        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
+    return request.param
 
 
 @pytest.fixture

@@ -9,18 +9,10 @@ from mmengine import ConfigDict
 from shapely.geometry import Polygon
 from torch import Tensor
 
-from mmpapers.ops import _numba, iou3d
+from mmpapers.ops import iou3d
 from mmpapers.ops.diff_iou_rotated import diff_iou_rotated_sort_vertices_forward as sort_vertices
 
 pytestmark = pytest.mark.core
-
-
-@pytest.fixture(params=['numba', 'torch'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on the numba kernels and on the code for other devices."""
-    if request.param == 'torch':
-        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
-    return request.param
 
 
 def make(n: int, extent: float = 10, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -13,14 +13,6 @@ from mmpapers.ops import _numba, assign_score_withk
 pytestmark = pytest.mark.core
 
 
-@pytest.fixture(params=['numba', 'torch'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on the numba kernels and on the code for other devices."""
-    if request.param == 'torch':
-        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
-    return request.param
-
-
 @pytest.fixture
 def double() -> None:
     """mmcv's chamfer distance writes to tensors of the default type."""

@@ -7,17 +7,7 @@ from mmcv import ops
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from mmpapers.ops import _numba
-
 pytestmark = pytest.mark.core
-
-
-@pytest.fixture(params=['numba', 'torch'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on the numba kernels and on the code for other devices."""
-    if request.param == 'torch':
-        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
-    return request.param
 
 
 def boxes() -> Tensor:

@@ -6,17 +6,9 @@ import torch
 from mmcv import ops
 from torch import Tensor
 
-from mmpapers.ops import _numba, prroi_pool
+from mmpapers.ops import prroi_pool
 
 pytestmark = pytest.mark.core
-
-
-@pytest.fixture(params=['numba', 'torch'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on the numba kernels and on the code for other devices."""
-    if request.param == 'torch':
-        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
-    return request.param
 
 
 def make(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -7,17 +7,9 @@ import torch
 from mmcv import ops
 from torch import Tensor
 
-from mmpapers.ops import _numba, roi_align
+from mmpapers.ops import roi_align
 
 pytestmark = pytest.mark.core
-
-
-@pytest.fixture(params=['numba', 'torch'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on the numba kernels and on the code for other devices."""
-    if request.param == 'torch':
-        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
-    return request.param
 
 
 def make(h: int = 9, w: int = 12, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -22,14 +22,6 @@ PARITY = np.load(Path(__file__).parents[1] / 'data/parity/ops_boxes3d.npz')
 CALLS = json.loads(str(PARITY['calls']))
 
 
-@pytest.fixture(params=['numba', 'torch'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on the numba kernels and on the code for other devices."""
-    if request.param == 'torch':
-        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
-    return request.param
-
-
 def make(n: int, extent: float = 12, dtype: torch.dtype = torch.float64) -> Tensor:
     """Rectangles of all shapes and angles that crowd in a square."""
     return torch.cat([torch.rand(n, 2) * extent, torch.rand(n, 2) * 6 + 0.1, torch.rand(n, 1) * 14 - 7], 1).to(dtype)

@@ -13,14 +13,6 @@ pytestmark = pytest.mark.det3d
 REDUCE = {'max': lambda x: x.amax(0), 'mean': lambda x: x.mean(0), 'sum': lambda x: x.sum(0)}
 
 
-@pytest.fixture(params=['numba', 'torch'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on the numba kernels and on the code for other devices."""
-    if request.param == 'torch':
-        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
-    return request.param
-
-
 def loop_scatter(feats: Tensor, coors: Tensor, reduce: str) -> tuple[Tensor, Tensor]:
     """Voxel features and coordinates by definition."""
     groups: dict[tuple, list] = {}

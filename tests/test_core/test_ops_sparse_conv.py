@@ -30,14 +30,6 @@ TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 POOL = {2: F.max_pool2d, 3: F.max_pool3d}
 
 
-@pytest.fixture(params=['numba', 'torch'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on the numba kernels and on the code for other devices."""
-    if request.param == 'torch':
-        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
-    return request.param
-
-
 def cloud(shape: tuple[int, ...], batch: int = 2, share: float = 0.2, channels: int = 3,
           dtype: torch.dtype = torch.float32) -> ops.SparseConvTensor:
     """Voxels at random places in random order; features may be differentiated."""

@@ -21,14 +21,6 @@ RANGE = tuple(RECORDED['range'].tolist())
 NAN, INF = float('nan'), float('inf')
 
 
-@pytest.fixture(params=['numba', 'torch'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test on the numba kernels and on the code for other devices."""
-    if request.param == 'torch':
-        monkeypatch.setattr(_numba, 'native', lambda tensor: False)
-    return request.param
-
-
 @pytest.mark.parametrize('case', sorted(SETTINGS))
 @pytest.mark.parametrize('deterministic', [True, False])
 def test_compiled_mmcv_made_the_same_voxels(path: str, case: str, deterministic: bool) -> None:

@@ -6,13 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..files import write_atomic
+from ..preview import EDGES, check_suffix, write_sheet
 from ..toytown import ToytownError
 from ..toytown.labels import SPLITS
-from ..toytown.writers import encode_image
 
 _REACH = 7.0  # metres that a view from above shows
-_EDGES = [(i, i | bit) for i in range(8) for bit in (1, 2, 4) if not i & bit]
 
 
 def write_preview(folder: Path, path: Path, count: int = 4) -> None:
@@ -26,16 +24,13 @@ def write_preview(folder: Path, path: Path, count: int = 4) -> None:
     Raises:
         ToytownError: If there is no split, or the file has another suffix.
     """
-    if path.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
-        raise ToytownError(f'rooms: --preview {path} must end in .png or .jpg')
+    check_suffix(path, 'rooms')
     split = next((name for name in SPLITS if (folder / f'scannet/scannet_infos_{name}.pkl').is_file()), None)
     if split is None:
         raise ToytownError(f'rooms: {folder} holds no scannet/scannet_infos_train.pkl')
     scans, views = (pickle.loads((folder / f'{kind}/{kind}_infos_{split}.pkl').read_bytes())['data_list'][:count]
                     for kind in ('scannet', 'sunrgbd'))
-    rows = [np.concatenate(room_row(folder, scan, view), 1) for scan, view in zip(scans, views)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, encode_image(np.concatenate(rows, 0), path.suffix))
+    write_sheet(path, [room_row(folder, scan, view) for scan, view in zip(scans, views)])
 
 
 def room_row(folder: Path, scan: dict, view: dict) -> list[np.ndarray]:
@@ -60,7 +55,7 @@ def room_row(folder: Path, scan: dict, view: dict) -> list[np.ndarray]:
     for item, box in zip(view['instances'], boxes):
         flat = _corners(box) @ project.T
         ends = np.round(flat[:, :2] / flat[:, 2:]).astype(int)
-        for start, stop in _EDGES if flat[:, 2].min() > 0.2 else ():
+        for start, stop in EDGES if flat[:, 2].min() > 0.2 else ():
             cv2.line(canvas, tuple(map(int, ends[start])), tuple(map(int, ends[stop])), (40, 255, 120), 1, cv2.LINE_AA)
         left, top, right, bottom = map(int, item['bbox'])
         cv2.rectangle(canvas, (left, top), (right, bottom), (255, 180, 40), 1)

@@ -5,14 +5,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..files import write_atomic
+from ..preview import EDGES, check_suffix, write_sheet
 from . import ToytownError
 from .labels import SPLITS
-from .writers import encode_image
 
 COLOURS = {'Car': (70, 170, 255), 'Van': (255, 180, 40), 'Pedestrian': (255, 60, 80), 'Cyclist': (230, 90, 255)}
 _REACH = 45.0  # metres ahead that the bird's-eye view shows
-_EDGES = [(i, i | bit) for i in range(8) for bit in (1, 2, 4) if not i & bit]
 
 
 def write_kitti_preview(folder: Path, path: Path, count: int = 4) -> None:
@@ -26,15 +24,12 @@ def write_kitti_preview(folder: Path, path: Path, count: int = 4) -> None:
     Raises:
         ToytownError: If there is no split, or the file has another suffix.
     """
-    if path.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
-        raise ToytownError(f'toytown: --preview {path} must end in .png or .jpg')
+    check_suffix(path, 'toytown')
     lists = [folder / 'ImageSets' / f'{split}.txt' for split in SPLITS]
     found = [file for file in lists if file.is_file()]
     if not found:
         raise ToytownError(f'toytown: {folder} holds no ImageSets/train.txt')
-    rows = [np.concatenate(frame_row(folder / 'training', stem), 1) for stem in found[0].read_text().split()[:count]]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, encode_image(np.concatenate(rows, 0), path.suffix))
+    write_sheet(path, [frame_row(folder / 'training', stem) for stem in found[0].read_text().split()[:count]])
 
 
 def frame_row(folder: Path, stem: str) -> list[np.ndarray]:
@@ -74,7 +69,7 @@ def _picture(canvas: np.ndarray, camera: np.ndarray, boxes: list, projection: np
     for name, corners in boxes:
         if corners[:, 2].min() > 0.5:
             ends = np.round(_project(corners, projection)).astype(int)
-            for start, stop in _EDGES:
+            for start, stop in EDGES:
                 cv2.line(canvas, tuple(map(int, ends[start])), tuple(map(int, ends[stop])), COLOURS[name], 1,
                          cv2.LINE_AA)
     return canvas

@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..files import write_atomic
+from ..preview import check_suffix, write_sheet
 from .generate import MANIFEST, ToytownError
 from .labels import IGNORE, PALETTE, SPLITS
-from .writers import DEPTH_SCALE, encode_image
+from .writers import DEPTH_SCALE
 
 _VIVID = ((70, 170, 255), (255, 180, 40), (255, 60, 80), (230, 90, 255))  # by detection class
 
@@ -25,8 +25,7 @@ def write_preview(folder: Path, path: Path, count: int = 5) -> None:
     Raises:
         ToytownError: If the folder is no complete set, or the file has another suffix.
     """
-    if path.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
-        raise ToytownError(f'toytown: --preview {path} must end in .png or .jpg')
+    check_suffix(path, 'toytown')
     if not (folder / MANIFEST).is_file():
         raise ToytownError(f'toytown: {folder} holds no {MANIFEST}')
     split = next(name for name in SPLITS if (folder / 'annotations' / f'instances_{name}.json').is_file())
@@ -34,9 +33,7 @@ def write_preview(folder: Path, path: Path, count: int = 5) -> None:
     lanes = [json.loads(line) for line in (folder / 'lanes' / f'{split}.json').read_text('utf-8').splitlines()]
     kinds = [image['weather'] for image in coco['images']]
     order = sorted(range(len(kinds)), key=lambda index: (kinds[:index].count(kinds[index]), index))
-    rows = [np.concatenate(scene_row(folder, split, coco, lanes, index), 1) for index in order[:count]]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, encode_image(np.concatenate(rows, 0), path.suffix))
+    write_sheet(path, [scene_row(folder, split, coco, lanes, index) for index in order[:count]])
 
 
 def scene_row(folder: Path, split: str, coco: dict, lanes: list[dict], index: int) -> list[np.ndarray]:
