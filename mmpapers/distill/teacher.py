@@ -1,6 +1,7 @@
 """The teacher: completely loaded, frozen, outside of what is trained or saved, and run no further than needed."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from mmpapers.distill.taps import Record, Taps
 
 UNTRAINED = ('random', 'init_cfg')
 _SHOWN = 8
+_normalisations: weakref.WeakKeyDictionary[nn.Module, tuple[bool, list[float], list[float]]] = \
+    weakref.WeakKeyDictionary()
 
 
 class Teacher:
@@ -221,7 +224,13 @@ def renormalise(images: Tensor, samples: Sequence, student: nn.Module, teacher: 
 
 
 def _normalisation(preprocessor: nn.Module) -> tuple[bool, list[float], list[float]]:
-    """Whether channels are swapped, mean and std."""
+    """Whether channels are swapped, mean and std; read once, since reading them waits for a GPU."""
+    if preprocessor not in _normalisations:
+        _normalisations[preprocessor] = _read_normalisation(preprocessor)
+    return _normalisations[preprocessor]
+
+
+def _read_normalisation(preprocessor: nn.Module) -> tuple[bool, list[float], list[float]]:
     swapped = bool(getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'channel_conversion', False)))
     if not getattr(preprocessor, '_enable_normalize', False):
         return swapped, [0.] * 3, [1.] * 3
