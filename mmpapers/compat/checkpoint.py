@@ -19,7 +19,8 @@ import re
 import urllib.error
 import urllib.parse
 import zipfile
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,24 @@ def read(path: str | os.PathLike, map_location: Any = None, source: str | None =
         reason = text.partition('\n')[0][:200] or type(error).__name__
         raise CheckpointError(f'The checkpoint {named} cannot be read ({reason}): it is damaged or was not written by '
                               'torch.save; fetch it again or name another file.') from error
+
+
+def renamed(state: Mapping[str, Any], rename: Callable[[str], str | None]) -> OrderedDict[str, Any]:
+    """Rename or leave out entries of a state dict, and keep what it says about versions.
+
+    Modules that once changed their layout (sparse convolutions, heads of DETRs) read their version from there; without
+    one they take the file for an old one and convert it.
+
+    Args:
+        state: A state dict, of ``torch.load`` or of a module.
+        rename: New key of an entry, or None to leave it out.
+    """
+    new = OrderedDict((name, value) for key, value in state.items() if (name := rename(key)) is not None)
+    versions = getattr(state, '_metadata', None)
+    if versions is not None:  # of modules: 'neck' for the entries 'neck.*'
+        new._metadata = OrderedDict(
+            ((rename(f'{module}.') or f'{module}.')[:-1] if module else '', each) for module, each in versions.items())
+    return new
 
 
 def _foreign(path: str, error: Exception) -> list[str]:

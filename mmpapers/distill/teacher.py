@@ -9,6 +9,7 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from mmpapers.compat import checkpoint as checkpoints
 from mmpapers.distill import network, sources
 from mmpapers.distill.errors import DistillError
 from mmpapers.distill.taps import Record, Taps
@@ -171,12 +172,12 @@ def load(model: nn.Module, checkpoint: str, strict: bool = True) -> None:
         content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     except (OSError, RuntimeError) as error:
         raise DistillError(f'distill.checkpoint={checkpoint!r}: {error}') from error
-    state = content.get('state_dict', content) if isinstance(content, dict) else content
-    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    state = checkpoints.renamed(content.get('state_dict', content) if isinstance(content, dict) else content,
+                                lambda key: key.removeprefix('module.'))
     own = model.state_dict()
     wrong = {key: f'{tuple(value.shape)} instead of {tuple(own[key].shape)}' for key, value in state.items()
              if key in own and value.shape != own[key].shape}
-    fitting = {key: value for key, value in state.items() if key not in wrong}
+    fitting = checkpoints.renamed(state, lambda key: None if key in wrong else key)
     found = model.load_state_dict(fitting, strict=False)
     missing = [key for key in found.missing_keys if key not in wrong and 'num_batches_tracked' not in key]
     if not (wrong or missing or found.unexpected_keys):

@@ -247,6 +247,16 @@ def test_a_teacher_must_load_completely(tiny_pair: Callable, tmp_path: Path) -> 
             Teacher(cfg, file)
 
 
+@pytest.mark.parametrize('wrap', ['', 'module.'])
+def test_a_teachers_layers_with_versions_load_as_they_were_saved(tmp_path: Path, wrap: str) -> None:
+    from mmcv.ops import SubMConv3d  # without its version it takes a file for an older one and permutes the weights
+    model, other = (torch.nn.Sequential(SubMConv3d(4, 8, 3)) for _ in range(2))
+    saved = torch.nn.ModuleDict(dict(module=model)) if wrap else model
+    torch.save(dict(state_dict=saved.state_dict()), tmp_path / 'sparse.pth')
+    load(other, str(tmp_path / 'sparse.pth'))
+    assert torch.equal(other[0].weight, model[0].weight)
+
+
 def test_a_teacher_of_nan_is_refused(tiny_pair: Callable) -> None:
     student, cfg, _ = tiny_pair('dense')
     model = _model(cfg)
