@@ -1,0 +1,39 @@
+"""A small Conditional DETR on maps of stride 16: ResNet-18, 3 + 3 layers, 50 queries.
+
+mmdet's Conditional DETR embeds its reference points in 256 channels whatever the width, so it runs with 256 only.
+"""
+_base_ = ['./_base_/bccd_160.py']
+
+attention = dict(embed_dims=256, num_heads=8, attn_drop=0.0)
+ffn = dict(embed_dims=256, feedforward_channels=512, num_fcs=2, ffn_drop=0.0, act_cfg=dict(type='ReLU', inplace=True))
+model = dict(
+    type='ConditionalDETR',
+    num_queries=50,
+    backbone=dict(out_indices=(2, )),
+    neck=dict(
+        type='ChannelMapper',
+        in_channels=[256],
+        kernel_size=1,
+        out_channels=256,
+        norm_cfg=None,
+        act_cfg=None,
+        num_outs=1),
+    encoder=dict(
+        num_layers=3,
+        layer_cfg=dict(
+            self_attn_cfg=dict(embed_dims=256, num_heads=8, dropout=0.0, batch_first=True), ffn_cfg=ffn)),
+    decoder=dict(
+        num_layers=3,
+        return_intermediate=True,
+        layer_cfg=dict(
+            self_attn_cfg=dict(**attention, cross_attn=False),
+            cross_attn_cfg=dict(**attention, cross_attn=True),
+            ffn_cfg=ffn)),
+    positional_encoding=dict(num_feats=128, normalize=True),
+    bbox_head=dict(
+        type='ConditionalDETRHead',
+        num_classes=3,
+        embed_dims=256,
+        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),
+        loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+        loss_iou=dict(type='GIoULoss', loss_weight=2.0)))
