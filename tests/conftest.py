@@ -86,6 +86,70 @@ def _two_stage(width: int) -> dict:
         test_cfg=dict(rpn=nms, rcnn=dict(score_thr=0., nms=dict(type='nms', iou_threshold=.5), max_per_img=10)))
 
 
+def _query(width: int) -> dict:
+    """A DAB-DETR without dropout: four times the width in channels, two classes, 1 + width / 4 decoder layers."""
+    channels = 4 * width
+    attention = dict(embed_dims=channels, num_heads=2, attn_drop=0., proj_drop=0.)
+    ffn = dict(embed_dims=channels, feedforward_channels=2 * channels, num_fcs=2, ffn_drop=0.,
+               act_cfg=dict(type='PReLU'))
+    return dict(
+        type='DABDETR', _scope_='mmdet', num_queries=6 + width, data_preprocessor=_dense(width)['data_preprocessor'],
+        backbone=_resnet(18, width, (2,)) | dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1)),
+        neck=dict(type='ChannelMapper', in_channels=[4 * width], kernel_size=1, out_channels=channels, act_cfg=None,
+                  norm_cfg=None, num_outs=1),
+        encoder=dict(num_layers=1, layer_cfg=dict(
+            self_attn_cfg=dict(embed_dims=channels, num_heads=2, dropout=0., batch_first=True), ffn_cfg=ffn)),
+        decoder=dict(num_layers=1 + width // 4, query_dim=4, query_scale_type='cond_elewise',
+                     with_modulated_hw_attn=True, return_intermediate=True, layer_cfg=dict(
+                         self_attn_cfg=dict(**attention, cross_attn=False),
+                         cross_attn_cfg=dict(**attention, cross_attn=True), ffn_cfg=ffn)),
+        positional_encoding=dict(num_feats=channels // 2, temperature=20, normalize=True),
+        bbox_head=dict(type='DABDETRHead', num_classes=2, embed_dims=channels, loss_cls=dict(
+            type='FocalLoss', use_sigmoid=True, gamma=2., alpha=.25, loss_weight=1.),
+            loss_bbox=dict(type='L1Loss', loss_weight=5.), loss_iou=dict(type='GIoULoss', loss_weight=2.)),
+        train_cfg=dict(assigner=dict(type='HungarianAssigner', match_costs=[
+            dict(type='FocalLossCost', weight=2.), dict(type='BBoxL1Cost', weight=5., box_format='xywh'),
+            dict(type='IoUCost', iou_mode='giou', weight=2.)])),
+        test_cfg=dict(max_per_img=10))
+
+
+def _deformable(type_: str, two_stage: bool) -> dict:
+    """A Deformable DETR or DINO with two levels, classes and layers; mmdet's two-stage ones have 256 channels."""
+    channels = 256 if two_stage else 16
+    attention = dict(embed_dims=channels, num_heads=2, dropout=0., batch_first=True)
+    sampling = dict(attention, num_levels=2, num_points=2)
+    ffn = dict(embed_dims=channels, feedforward_channels=32, ffn_drop=0.)
+    base = _query(4)
+    return dict(
+        base, type=type_, num_queries=8, num_feature_levels=2, with_box_refine=True, as_two_stage=two_stage,
+        backbone=_resnet(18, 4, (2, 3)),
+        neck=dict(type='ChannelMapper', in_channels=[16, 32], kernel_size=1, out_channels=channels, act_cfg=None,
+                  norm_cfg=dict(type='GN', num_groups=2), num_outs=2),
+        encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=sampling, ffn_cfg=ffn)),
+        decoder=dict(num_layers=2, return_intermediate=True, post_norm_cfg=None, layer_cfg=dict(
+            self_attn_cfg=attention, cross_attn_cfg=sampling, ffn_cfg=ffn)),
+        positional_encoding=dict(num_feats=channels // 2, normalize=True, offset=-.5),
+        bbox_head=dict(base['bbox_head'], type=f'{type_}Head', embed_dims=channels, sync_cls_avg_factor=True),
+        **(dict(dn_cfg=dict(label_noise_scale=.5, box_noise_scale=1., group_cfg=dict(
+            dynamic=True, num_groups=None, num_dn_queries=6))) if type_ == 'DINO' else {}))
+
+
+def _conditional() -> dict:
+    """A Conditional DETR; mmdet's has 256 channels."""
+    attention = dict(embed_dims=256, num_heads=2, attn_drop=0.)
+    ffn = dict(embed_dims=256, feedforward_channels=32, num_fcs=2, ffn_drop=0.)
+    base = _query(4)
+    return dict(
+        base, type='ConditionalDETR', neck=dict(base['neck'], out_channels=256),
+        encoder=dict(num_layers=1, layer_cfg=dict(
+            self_attn_cfg=dict(embed_dims=256, num_heads=2, dropout=0., batch_first=True), ffn_cfg=ffn)),
+        decoder=dict(num_layers=2, return_intermediate=True, layer_cfg=dict(
+            self_attn_cfg=dict(attention, cross_attn=False), cross_attn_cfg=dict(attention, cross_attn=True),
+            ffn_cfg=ffn)),
+        positional_encoding=dict(num_feats=128, normalize=True),
+        bbox_head=dict(base['bbox_head'], type='ConditionalDETRHead', embed_dims=256))
+
+
 def _segmentor(width: int) -> dict:
     """An FCN with an auxiliary head and three classes."""
     head = dict(type='FCNHead', num_convs=1, dropout_ratio=.1, num_classes=3, norm_cfg=dict(type='BN'),
@@ -168,10 +232,35 @@ def _batch(kind: str) -> dict:
 def tiny_pair() -> Callable[[str], tuple[dict, dict, Callable[[], dict]]]:
     """Give a small student, a teacher of twice its width, and a function that makes a batch, all of one kind.
 
-    Kinds: ``'dense'``, ``'two_stage'``, ``'segmentor'``, ``'voxel'``. The student is that of width 4.
+    Kinds: ``'dense'``, ``'two_stage'``, ``'query'``, ``'segmentor'``, ``'voxel'``. The student is that of width 4.
     """
-    makers = dict(dense=_dense, two_stage=_two_stage, segmentor=_segmentor, voxel=_voxel)
+    makers = dict(dense=_dense, two_stage=_two_stage, query=_query, segmentor=_segmentor, voxel=_voxel)
 
     def pair(kind: str) -> tuple[dict, dict, Callable[[], dict]]:
         return makers[kind](4), makers[kind](8), lambda: _batch(kind)
     return pair
+
+
+@pytest.fixture
+def tiny_detr() -> Callable[..., torch.nn.Module]:
+    """Build a small DETR without dropout, by kind and seed, with parameters that are nowhere 0.
+
+    Kinds: ``'dab'``, ``'deformable'``, ``'two_stage'`` (Deformable DETR), ``'dino'``, ``'conditional'``. Further
+    arguments replace entries of its config.
+    """
+    makers = dict(dab=lambda: _query(4), deformable=lambda: _deformable('DeformableDETR', False),
+                  two_stage=lambda: _deformable('DeformableDETR', True), dino=lambda: _deformable('DINO', True),
+                  conditional=_conditional)
+
+    def build(kind: str, seed: int = 0, **changes: object) -> torch.nn.Module:
+        from mmengine.config import Config
+        from mmengine.registry import MODELS, init_default_scope
+        init_default_scope('mmdet')
+        torch.manual_seed(seed)
+        model = MODELS.build(Config(dict(model=dict(makers[kind](), **changes))).model)
+        model.init_weights()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(.05 * torch.randn_like(parameter))
+        return model
+    return build

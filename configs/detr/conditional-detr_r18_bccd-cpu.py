@@ -9,7 +9,7 @@ ffn = dict(embed_dims=256, feedforward_channels=512, num_fcs=2, ffn_drop=0.0, ac
 model = dict(
     type='ConditionalDETR',
     num_queries=50,
-    backbone=dict(out_indices=(2, )),
+    backbone=dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2, )),
     neck=dict(
         type='ChannelMapper',
         in_channels=[256],

@@ -5,7 +5,7 @@ attention = dict(embed_dims=128, num_heads=8, attn_drop=0.0, proj_drop=0.0)
 model = dict(
     type='DABDETR',
     num_queries=50,
-    backbone=dict(out_indices=(2, )),
+    backbone=dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2, )),
     neck=dict(
         type='ChannelMapper',
         in_channels=[256],

@@ -139,8 +139,16 @@ class Distiller(BaseModel):
         """
         raise NotImplementedError
 
-    def listeners(self) -> list[contextlib.AbstractContextManager]:
-        """Further context managers that stay open during the student's own loss."""
+    def teacher_listeners(self) -> list[contextlib.AbstractContextManager]:
+        """Further context managers that stay open during the teacher's pass."""
+        return []
+
+    def listeners(self, record: Record) -> list[contextlib.AbstractContextManager]:
+        """Further context managers that stay open during the student's own loss.
+
+        Args:
+            record: What the teacher's pass gave.
+        """
         return []
 
     def finish(self, student: dict[str, list[Tensor]], teacher: dict[str, list[Tensor]]) -> None:
@@ -192,11 +200,14 @@ class Distiller(BaseModel):
             return {**losses, **_logged(zero, weights)}
         record = Record()
         if self.teacher is not None:
-            record = self.teacher(self.teacher_inputs(inputs, data_samples), data_samples, self.data_preprocessor)
+            with contextlib.ExitStack() as stack:
+                for listener in self.teacher_listeners():
+                    stack.enter_context(listener)
+                record = self.teacher(self.teacher_inputs(inputs, data_samples), data_samples, self.data_preprocessor)
         with contextlib.ExitStack() as stack:
             own = stack.enter_context(self.student_taps.recording(self))
             boxes = stack.enter_context(rois.sampled_boxes(self, self.stage)) if self.delivers else []
-            for listener in self.listeners():
+            for listener in self.listeners(record):
                 stack.enter_context(listener)
             losses = super().loss(inputs, data_samples, *args, **kwargs)
         self.student_taps.verify(own)

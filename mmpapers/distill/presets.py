@@ -13,8 +13,8 @@ def family(model: nn.Module) -> str:
 
     Returns:
         ``'segmentor'`` (mmseg's encoder-decoders), ``'cascade'``, ``'two_stage'``, ``'dense'`` (RetinaNet, FCOS, ATSS,
-        GFL and their like), ``'voxel'`` (PointPillars, SECOND), ``'center_points'`` (CenterPoint and other multi-view
-        detectors of mmdet3d), or ``''``.
+        GFL and their like), ``'query'`` (DETR and its like), ``'voxel'`` (PointPillars, SECOND), ``'center_points'``
+        (CenterPoint and other multi-view detectors of mmdet3d), or ``''``.
     """
     names = {cls.__name__ for cls in type(model).__mro__}
     if hasattr(model, 'decode_head'):
@@ -25,6 +25,8 @@ def family(model: nn.Module) -> str:
         return 'voxel' if hasattr(getattr(model, 'bbox_head', None), 'conv_cls') else ''
     if getattr(model, 'roi_head', None) is not None:
         return 'cascade' if isinstance(getattr(model.roi_head, 'bbox_head', None), nn.ModuleList) else 'two_stage'
+    if 'DetectionTransformer' in names:
+        return 'query'
     head = getattr(model, 'bbox_head', None)
     return 'dense' if head is not None and any(hasattr(head, name) for name in _SCORES) else ''
 
@@ -38,8 +40,8 @@ def preset(model: nn.Module) -> dict[str, str]:
     Returns:
         ``features`` (the levels that heads read; a segmentor's last backbone stage), ``logits`` (class scores before
         sigmoid or softmax), ``boxes`` (regression outputs), ``auxiliary`` (scores of mmseg's auxiliary head),
-        ``outputs`` (all that a dense head returns) and ``tower`` (what its class convolution reads), as far as the
-        family has them.
+        ``outputs`` (all that a dense or a DETR's head returns) and ``tower`` (what its class convolution reads), as far
+        as the family has them.
     """
     kind = family(model)
     if kind == 'segmentor':
@@ -58,6 +60,8 @@ def preset(model: nn.Module) -> dict[str, str]:
     if kind in ('two_stage', 'cascade'):
         head = 'roi_head.bbox_head.0' if kind == 'cascade' else 'roi_head.bbox_head'
         return {**taps, 'logits': f'{head}.fc_cls', 'boxes': f'{head}.fc_reg'}
+    if kind == 'query':
+        taps['outputs'] = 'bbox_head'
     if kind == 'dense':
         for role, names in (('logits', _SCORES), ('boxes', _BOXES)):
             name = next((name for name in names if hasattr(model.bbox_head, name)), None)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.core
 # Methods of the core, which have no project with a tiny config: settings and the kind of model that shows them.
 CORE = [
     (dict(type='mmpapers.FeatureMimic'), 'dense'), (dict(type='mmpapers.FeatureMimic'), 'voxel'),
+    (dict(type='mmpapers.FeatureMimic'), 'query'),
     (dict(type='mmpapers.CWD'), 'segmentor'), (dict(type='mmpapers.PKD'), 'two_stage'),
     (dict(type='mmpapers.KLDistill'), 'segmentor'), (dict(type='mmpapers.KLDistill'), 'dense'),
     (dict(type='mmpapers.DIST'), 'two_stage'),
