@@ -133,7 +133,7 @@ def compare(cfg: Config, model: Any, count: int) -> tuple[list[Look], dict[str, 
     for batch in batches(cfg, 'val', 1, count):
         data = model.data_preprocessor(copy.deepcopy(batch), False)
         seen = analysis.observe(model, data)
-        shown = _image(batch)
+        shown = image_of(batch)
         look = Look(Path(seen.samples[0].metainfo.get('img_path') or '').name, 0., {} if shown is None else
                     {'image': shown})
         distances = []
@@ -171,7 +171,7 @@ def compare(cfg: Config, model: Any, count: int) -> tuple[list[Look], dict[str, 
     return sorted(looks, key=lambda look: -look.distance), agreement, alignment
 
 
-def _image(batch: dict) -> np.ndarray | None:
+def image_of(batch: dict) -> np.ndarray | None:
     """The image (H, W, 3), RGB, of a collated batch of one; None for point clouds."""
     inputs = batch['inputs']
     if isinstance(inputs, dict):
