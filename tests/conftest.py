@@ -1,5 +1,6 @@
-"""Shared set-up: two threads, fixed seeds, the compat layer on."""
+"""Shared set-up: two threads (one in each of several test processes), fixed seeds, the compat layer on."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from mmpapers import compat
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else int(os.environ.get('OMP_NUM_THREADS', 2)))
 compat.setup()
 
 
