@@ -19,4 +19,4 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 distill = dict(
     type='mmpapers.AGONet',
     teacher='conceptual-oracle_pointpillars_toytown-cpu.py',
-    checkpoint='work_dirs/conceptual-oracle_pointpillars_toytown-cpu/epoch_12.pth')
+    checkpoint='work_dirs/conceptual-oracle_pointpillars_toytown-cpu/epoch_6.pth')

@@ -18,4 +18,4 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 distill = dict(
     type='mmpapers.AGONet',
     teacher='conceptual_second_toytown-cpu.py',
-    checkpoint='work_dirs/conceptual_second_toytown-cpu/epoch_12.pth')
+    checkpoint='work_dirs/conceptual_second_toytown-cpu/epoch_6.pth')
