@@ -1,10 +1,11 @@
-"""Shim: checkpoints appear under their name only when they are complete, and the last good one is found again.
+"""Shim: checkpoints appear under their name only when they are complete and readable, and the last good one is found.
 
 Why: mmengine writes a checkpoint straight into its final name after it has deleted the old one, and resumes from
 whatever ``last_checkpoint`` names. A crash, a kill or a full disk while writing loses both; the next start fails on the
-torn file or, in a folder without ``last_checkpoint``, trains from the beginning.
-Upstream: open-mmlab/mmdetection#7487, mmyolo#827 (loss jumps after resume); not worked on.
-May go: when mmengine writes atomically and verifies what it resumes from.
+torn file or, in a folder without ``last_checkpoint``, trains from the beginning. ``OneCycleLR`` puts a function into
+the checkpoint, which ``torch.load`` refuses with ``weights_only``; it is left out, a new scheduler has its own.
+Upstream: open-mmlab/mmdetection#7487, mmyolo#827 (loss jumps after resume); not worked on. The function: not reported.
+May go: when mmengine writes atomically and verifies what it resumes from, and keeps functions out of its states.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 
 from mmpapers.compat.checkpoint import CheckpointError, damage
+from mmpapers.compat.mending import wrap
 
 PARTIAL = '.partial'
 _written: set[str] = set()
@@ -170,9 +172,16 @@ def _save_checkpoint(stock: Callable, checkpoint: dict, filename: str, file_clie
         stock(checkpoint, filename, file_client_args, backend_args)
 
 
+def _state_without_functions(stock: Callable) -> Callable:
+    """A scheduler's state without functions: loading it back leaves those of the new scheduler in place."""
+    return lambda self: {key: value for key, value in stock(self).items() if not callable(value)}
+
+
 def install() -> None:
-    """Replace mmengine's two functions; a second call changes nothing."""
+    """Replace mmengine's functions; a second call changes nothing."""
+    from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
     from mmengine.runner import checkpoint, runner
+    wrap(_ParamScheduler, 'state_dict', _state_without_functions)
     if isinstance(checkpoint.save_checkpoint, functools.partial):
         return
     save = functools.partial(_save_checkpoint, checkpoint.save_checkpoint)

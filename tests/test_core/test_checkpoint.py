@@ -14,6 +14,7 @@ import torch
 from mmengine import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
+from mmengine.optim import OneCycleLR
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
@@ -263,3 +264,29 @@ def test_other_storage_is_left_to_mmengine() -> None:
     saving._save_checkpoint(lambda *args: calls.append(args), {}, 's3://bucket/a.pth')
     saving._save_checkpoint(lambda *args: calls.append(args), {}, 'a.pth', None, {'backend': 'local'})
     assert [call[1] for call in calls] == ['s3://bucket/a.pth', 'a.pth']
+
+
+@pytest.mark.parametrize('strategy', ['cos', 'linear'])
+def test_schedulers_keep_functions_out_of_the_checkpoint(tmp_path: Path, strategy: str) -> None:
+    """A one-cycle schedule is saved without its function, loads with weights only, and goes on as if never stopped."""
+    def schedule() -> OneCycleLR:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+        return OneCycleLR(optimizer, eta_max=0.1, total_steps=8, by_epoch=False, anneal_strategy=strategy)
+
+    def go_on(scheduler: OneCycleLR, steps: int) -> list[float]:
+        rates = []
+        for _ in range(steps):
+            scheduler.optimizer.step()
+            scheduler.step()
+            rates += scheduler.get_last_value()
+        return rates
+
+    straight, first, second = schedule(), schedule(), schedule()
+    expected = go_on(straight, 7)
+    rates = go_on(first, 3)
+    saving.write({'param_schedulers': [first.state_dict()], 'optimizer': first.optimizer.state_dict()},
+                 tmp_path / 'iter_3.pth')
+    loaded = checkpoint.read(tmp_path / 'iter_3.pth')
+    second.optimizer.load_state_dict(loaded['optimizer'])
+    second.load_state_dict(loaded['param_schedulers'][0])
+    assert rates + go_on(second, 4) == expected and len(set(expected)) > 4
