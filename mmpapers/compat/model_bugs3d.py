@@ -1,10 +1,13 @@
-"""Shim: models of mmdet3d 1.4.0 that ask for CUDA, or stop with an error on ordinary input.
+"""Shim: models of mmdet3d 1.4.0 that ask for CUDA or stop on ordinary input, and errors that do not say which file.
 
 Why:
     1. ``Det3DDataPreprocessor`` moves the voxels of MinkUNet and SPVCNN to CUDA, wherever the points are.
     2. A cloud without a point in the range has no voxel, and detectors count the samples of a batch by the last voxel:
        the batch gets shorter, or "index -1 is out of bounds". One blank point in the middle of the range stands for
        such a cloud, and a warning says so.
+    3. A truncated point file stops a run with "buffer size must be a multiple of element size". Indoors, an empty one
+       stops it with an index error, and one NaN makes the height of every point NaN, so that nothing is found and no
+       loss is finite. The error now names the file.
 Upstream: not reported; mmdet3d is no longer maintained.
 May go with mmdet3d.
 
@@ -22,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpapers.compat.mending import mend, wrap
+from mmpapers.datasets.points import PointFileError
 
 
 def install() -> None:
@@ -72,10 +76,39 @@ def _minkunet_voxels(self: Any, points: list[Tensor], data_samples: list) -> dic
     return {'voxels': torch.cat(voxels), 'coors': torch.cat(coors)}
 
 
+def _whole_points(stock: Callable) -> Callable:
+    """Refuse a file without whole points, and one from which no height above the floor follows."""
+
+    def load_points(self: Any, pts_filename: str) -> np.ndarray:
+        try:
+            points = stock(self, pts_filename)
+        except ValueError as error:
+            raise PointFileError(f'{pts_filename} holds no whole number of float32 ({error}): it is truncated; copy '
+                                 'the file again') from error
+        if points.size % self.load_dim:
+            raise PointFileError(f'{pts_filename} holds {points.size} numbers, no multiple of the {self.load_dim} '
+                                 '(load_dim) of a point: it is truncated, or load_dim is wrong')
+        if getattr(self, 'shift_height', False):
+            bad = ~np.isfinite(points.reshape(-1, self.load_dim)[:, :3]).all(1)
+            if bad.any() or not len(bad):
+                fault = f'{bad.sum()} of {len(bad)} points are NaN or infinite' if len(bad) else 'it holds no point'
+                raise PointFileError(f'{pts_filename}: {fault}, so there is no height above the floor (shift_height); '
+                                     'write the file anew, or take the scene out of the infos')
+        return points
+
+    return load_points
+
+
+def _mend_loading(module: ModuleType) -> None:
+    for kind in (module.LoadPointsFromFile, module.LoadPointsFromMultiSweeps):
+        wrap(kind, '_load_points', _whole_points)
+
+
 def _mend_voxels(module: ModuleType) -> None:
     wrap(module.Det3DDataPreprocessor, 'voxelize', _voxels_of_any_cloud)
 
 
 MENDERS = {
     'mmdet3d.models.data_preprocessors.data_preprocessor': _mend_voxels,
+    'mmdet3d.datasets.transforms.loading': _mend_loading,
 }

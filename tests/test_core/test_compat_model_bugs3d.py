@@ -1,4 +1,6 @@
-"""Models of mmdet3d that ask for CUDA or stop on ordinary input, mended."""
+"""Models of mmdet3d that ask for CUDA or stop on ordinary input, and loaders that do not name a bad file, mended."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +8,8 @@ import torch
 from mmdet3d.models.data_preprocessors.data_preprocessor import Det3DDataPreprocessor
 from mmdet3d.structures import Det3DDataSample, PointData
 from torch import Tensor
+
+from mmpapers.datasets.points import PointFileError
 
 pytestmark = pytest.mark.det3d
 LAYER = {'max_num_points': 4, 'point_cloud_range': [0, -4, -2, 8, 4, 2], 'voxel_size': [1, 1, 4],
@@ -54,3 +58,34 @@ def test_other_clouds_have_the_stock_voxels(kind: str) -> None:
     ours, stock = (voxelize(model, clouds, None) for voxelize in (
         Det3DDataPreprocessor.voxelize, Det3DDataPreprocessor.voxelize.__wrapped__))
     assert set(ours) == set(stock) and all(torch.equal(ours[key], stock[key]) for key in ours)
+
+
+CLOUD = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)
+
+
+def load(path: Path, data: bytes, **settings: object) -> dict:
+    from mmdet3d.datasets.transforms import LoadPointsFromFile
+    path.write_bytes(data)
+    loader = LoadPointsFromFile(**dict(dict(coord_type='DEPTH', shift_height=True), **settings))
+    return loader({'lidar_points': {'lidar_path': str(path)}})
+
+
+@pytest.mark.parametrize(('data', 'message'), [
+    (CLOUD.tobytes()[:-7], 'a.bin holds no whole number of float32 .*truncated'),
+    (CLOUD.tobytes()[:-8], r'a.bin holds 58 numbers, no multiple of the 6 \(load_dim\) of a point'),
+    (b'', 'a.bin: it holds no point, so there is no height'),
+    (np.where(np.arange(60).reshape(10, 6) == 14, np.nan, CLOUD).astype(np.float32).tobytes(),
+     'a.bin: 1 of 10 points are NaN or infinite, so there is no height')])
+def test_a_bad_point_file_is_named(data: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(PointFileError, match=message):
+        load(tmp_path / 'a.bin', data)
+
+
+def test_good_point_files_load_as_before(tmp_path: Path) -> None:
+    """Colours may be anything; LiDAR clouds may be empty or hold NaN, which the range filter takes out."""
+    points = load(tmp_path / 'a.bin', np.hstack([CLOUD[:, :3], CLOUD[:, 3:] * np.nan]).tobytes())['points']
+    floor = np.percentile(CLOUD[:, 2], 0.99)
+    assert np.allclose(points.tensor, np.hstack([CLOUD[:, :3], CLOUD[:, 2:3] - floor]))
+    lidar = dict(coord_type='LIDAR', shift_height=False)
+    assert len(load(tmp_path / 'a.bin', b'', **lidar)['points']) == 0
+    assert len(load(tmp_path / 'a.bin', (CLOUD * np.nan).tobytes(), **lidar)['points']) == 10
