@@ -23,11 +23,13 @@ class LidarInfosDataset(Det3DDataset):
         ann_file: Infos (.pkl) relative to it.
         pipeline: Transforms.
         test_mode: Whether annotations are for evaluation only.
+        min_points: Objects with fewer LiDAR points are left out, of training and evaluation; those of an unknown
+            number stay.
         **kwargs: Arguments of ``mmdet3d.Det3DDataset``.
     """
 
     def __init__(self, data_root: str, ann_file: str, pipeline: Sequence[dict | Callable] = (), test_mode: bool = False,
-                 **kwargs) -> None:
+                 min_points: int = 0, **kwargs) -> None:
         categories = load(join_path(data_root, ann_file))['metainfo'].get('categories')
         if not categories:
             raise ValueError(f'{ann_file} has no metainfo.categories ({{name: label}}), from which '
@@ -41,6 +43,7 @@ class LidarInfosDataset(Det3DDataset):
         if unknown:
             raise ValueError(f'metainfo.classes names {", ".join(unknown)}, which {ann_file} has not; it has '
                              f'{", ".join(names)}')
+        self.min_points = min_points
         self.METAINFO = dict(classes=tuple(names))
         super().__init__(data_root=data_root, ann_file=ann_file, metainfo=metainfo, pipeline=list(pipeline),
                          test_mode=test_mode, **kwargs)
@@ -59,6 +62,10 @@ class LidarInfosDataset(Det3DDataset):
             found = dict(gt_bboxes_3d=np.zeros((0, 7), np.float32), gt_labels_3d=np.zeros(0, np.int64))
         else:
             found = self._remove_dontcare(found)
+            counts = found.get('num_lidar_pts')
+            if counts is not None:
+                keep = (counts < 0) | (counts >= self.min_points)
+                found = {key: value if key == 'instances' else value[keep] for key, value in found.items()}
         found['gt_bboxes_3d'] = LiDARInstance3DBoxes(found['gt_bboxes_3d'], origin=(.5, .5, .5)).convert_to(
             self.box_mode_3d)
         return found

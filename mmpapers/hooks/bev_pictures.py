@@ -43,7 +43,8 @@ class BEVPicturesHook(Hook):
         """Draw a batch."""
         inputs = data_batch.get('inputs') if isinstance(data_batch, dict) else None
         clouds = inputs.get('points') if isinstance(inputs, dict) else None
-        classes = getattr(runner.test_dataloader.dataset, 'metainfo', {}).get('classes', ())
+        metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', {})
+        classes = metainfo.get('classes', ())
         for index, sample in enumerate(outputs or ()):
             if self.most is not None and self.drawn >= self.most:
                 return
@@ -57,7 +58,7 @@ class BEVPicturesHook(Hook):
             figure = draw_bev(
                 None if clouds is None else clouds[index].detach().cpu().numpy(), truth_of(sample),
                 seen(predictions.bboxes_3d, predictions.labels_3d, predictions.scores_3d), classes,
-                coordinates_of(predictions.bboxes_3d), self.limits, self.score_thr, name)
+                coordinates_of(predictions.bboxes_3d, metainfo.get('dataset')), self.limits, self.score_thr, name)
             save(figure, Path(runner.log_dir) / self.folder / f'{name}.png')
             self.drawn += 1
 
@@ -83,6 +84,12 @@ def truth_of(sample: Any) -> Seen | None:
     return seen(truth.bboxes_3d, truth.labels_3d) if truth is not None and 'bboxes_3d' in truth else None
 
 
-def coordinates_of(boxes: Any) -> str:
-    """``'lidar'``, ``'depth'`` or ``'camera'`` for boxes of mmdet3d."""
-    return next(name for name in ('lidar', 'depth', 'camera') if name in type(boxes).__name__.lower())
+def coordinates_of(boxes: Any, dataset: str | None = None) -> str:
+    """Coordinates, as :func:`~mmpapers.visualization.bev.draw_bev` names them, of boxes of mmdet3d.
+
+    Args:
+        boxes: ``BaseInstance3DBoxes``.
+        dataset: ``metainfo.dataset`` of the infos; nuScenes' LiDAR has y ahead, and mmdet3d leaves it so.
+    """
+    name = next(name for name in ('lidar', 'depth', 'camera') if name in type(boxes).__name__.lower())
+    return 'nuscenes' if name == 'lidar' and dataset == 'nuscenes' else name

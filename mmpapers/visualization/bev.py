@@ -17,7 +17,7 @@ TRUTH, PREDICTION = '#35c9ff', '#ff9a2e'  # told apart by colour-blind readers t
 _BACKGROUND, _PAPER, _INK = '#0d1117', '#ffffff', '#24292f'
 _HEIGHTS = LinearSegmentedColormap.from_list('heights', colormaps['viridis'](np.linspace(0.22, 1, 128)))
 _DOTS = 110  # per inch
-_AHEAD = {'lidar': 'x', 'depth': 'y', 'camera': 'z'}
+_AHEAD = {'lidar': 'x', 'nuscenes': 'y', 'depth': 'y', 'camera': 'z'}
 
 
 @dataclass
@@ -57,7 +57,8 @@ def draw_bev(points: np.ndarray | None, truth: Seen | None = None, predictions: 
         truth: Annotated boxes.
         predictions: Predicted boxes.
         classes: Class names by label.
-        coordinates: ``'lidar'`` (x ahead, y left), ``'depth'`` (x right, y ahead) or ``'camera'`` (x right, z ahead).
+        coordinates: ``'lidar'`` (x ahead, y left), ``'nuscenes'`` (its LiDAR: x right, y ahead), ``'depth'`` (a room,
+            y up the page) or ``'camera'`` (x right, z ahead).
         limits: Part of the plane to draw, ``(a0, b0, a1, b1)`` in the boxes' two coordinates; by default all
             predictions and nearly all points, so that ground truth may lie outside.
         score_thr: Lowest score that is drawn.
@@ -90,11 +91,11 @@ def draw_bev(points: np.ndarray | None, truth: Seen | None = None, predictions: 
     axes = figure.add_subplot(facecolor=_BACKGROUND)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect='equal')
     _points(figure, axes, spots, points[:, height] * (-1 if coordinates == 'camera' else 1), low, high)
-    _boxes(axes, truth, outlines[0], TRUTH, 1.6)
-    _boxes(axes, predictions, outlines[1], PREDICTION, 1.2)
+    _boxes(axes, truth, outlines[0], TRUTH, 2.6)  # shows on both sides of a prediction that covers it
+    _boxes(axes, predictions, outlines[1], PREDICTION, 1.1)
     scale = 0.85 * size * _DOTS / (high - low).max()  # dots a metre, nearly
     _names(axes, predictions, outlines[1], classes, low, high, scale)
-    side = {'lidar': 'y, metres to the left', 'depth': 'x, metres', 'camera': 'x, metres to the right'}[coordinates]
+    side = {'lidar': 'y, metres to the left', 'depth': 'x, metres'}.get(coordinates, 'x, metres to the right')
     axes.set_xlabel(side, color=_INK)
     axes.set_ylabel(f'{_AHEAD[coordinates]}, metres' + ' ahead' * (coordinates != 'depth'), color=_INK)
     if coordinates == 'lidar':
@@ -174,7 +175,8 @@ def _names(axes: Axes, boxes: Seen, outline: np.ndarray, classes: Sequence[str],
         free = (start >= taken[:, 2:]).any(1) | (start + size <= taken[:, :2]).any(1)
         if (corner >= low).all() and (corner <= high).all() and free.all():
             taken = np.vstack([taken, np.concatenate([start, start + size])])
-            axes.annotate(text, start, (2, 1), textcoords='offset points', fontsize=font, color=PREDICTION, zorder=5)
+            axes.annotate(text, start, (2, 1), textcoords='offset points', fontsize=font, color=PREDICTION, zorder=5,
+                          bbox=dict(facecolor=_BACKGROUND, edgecolor='none', alpha=0.65, pad=0.6))
 
 
 def _name(classes: Sequence[str], label: int) -> str:

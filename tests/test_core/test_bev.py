@@ -67,7 +67,8 @@ def outlines(figure, colour):
 
 
 @pytest.mark.parametrize(('coordinates', 'centre', 'front'), [
-    ('lidar', (-3, 10), (-3, 12)), ('depth', (10, 3), (12, 3)), ('camera', (10, 3), (12, 3))])
+    ('lidar', (-3, 10), (-3, 12)), ('nuscenes', (10, 3), (12, 3)), ('depth', (10, 3), (12, 3)),
+    ('camera', (10, 3), (12, 3))])
 def test_where_boxes_are(coordinates, centre, front):
     """LiDAR boxes are turned so that ahead is up; the other coordinates are drawn as they are."""
     corners, heading = outlines(draw_bev(None, Seen(BOX, CAR), coordinates=coordinates), TRUTH)
@@ -92,6 +93,20 @@ def test_yaw():
         for ours, theirs in zip(corners, expected):
             assert max(np.abs(theirs - point).sum(1).min() for point in ours) < .01
             assert len({tuple(point) for point in ours.round(1).tolist()}) == 4
+
+
+def test_ahead():
+    """The axes say where ahead is; nuScenes' LiDAR looks along y."""
+    from mmdet3d.structures import DepthInstance3DBoxes, LiDARInstance3DBoxes
+
+    from mmpapers.hooks.bev_pictures import coordinates_of
+    boxes = torch.zeros(1, 7)
+    for kind, dataset, side, ahead in (
+            (LiDARInstance3DBoxes, 'kitti', 'y, metres to the left', 'x, metres ahead'),
+            (LiDARInstance3DBoxes, 'nuscenes', 'x, metres to the right', 'y, metres ahead'),
+            (DepthInstance3DBoxes, None, 'x, metres', 'y, metres')):
+        axes = draw_bev(None, Seen(BOX, CAR), coordinates=coordinates_of(kind(boxes), dataset)).axes[0]
+        assert (axes.get_xlabel(), axes.get_ylabel()) == (side, ahead)
 
 
 def test_what_is_said():
@@ -137,7 +152,7 @@ def test_nothing_to_draw(points, tmp_path):
 
 
 def test_unknown_coordinates():
-    with pytest.raises(ValueError, match="one of lidar, depth, camera, not 'radar'"):
+    with pytest.raises(ValueError, match="one of lidar, nuscenes, depth, camera, not 'radar'"):
         draw_bev(None, coordinates='radar')
 
 

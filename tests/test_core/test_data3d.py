@@ -237,6 +237,9 @@ def test_argoverse2(tmp_path, scope):
     assert truth['gt_bboxes_3d'].points_in_boxes_all(sample['inputs']['points'][:, :3]).sum() == 5
     chosen = DATASETS.build(dict(config, metainfo=dict(classes=['TRUCK', 'BUS'])))
     assert chosen[0]['data_samples'].eval_ann_info['gt_labels_3d'].tolist() == [1]
+    counted = [len(DATASETS.build(dict(config, min_points=least))[0]['data_samples'].eval_ann_info['gt_labels_3d'])
+               for least in (5, 6)]
+    assert counted == [1, 0], 'the bus holds 5 points'
     other = DATASETS.build(dict(config, metainfo=dict(classes=['DOG'])))
     assert len(other[0]['data_samples'].eval_ann_info['gt_bboxes_3d']) == 0
     with pytest.raises(ValueError, match='metainfo.classes names BUSS, which infos.pkl has not'):

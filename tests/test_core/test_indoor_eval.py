@@ -172,6 +172,55 @@ def test_nothing_annotated():
         metric().compute_metrics(results(truth, found))
 
 
+def test_objects_without_a_class():
+    """Objects of label -1 (nuScenes has some) count for no class; mmdet3d takes them for the last one."""
+    truth, found = scenes()
+    more = [(np.vstack([boxes, boxes[:1] + 1]), np.append(labels, [-1] * len(boxes[:1]))) for boxes, labels in truth]
+    assert metric().compute_metrics(results(more, found)) == metric().compute_metrics(results(truth, found))
+
+
+def test_limits():
+    """Only what has its centre within the limits is judged, annotated or predicted."""
+    truth, found = scenes()
+    limits = (-2, -3.5, 0, 3.5, 1, .9)
+    low, high = np.array(limits).reshape(2, 3)
+
+    def inside(boxes):
+        return ((boxes[:, :3] >= low) & (boxes[:, :3] <= high)).all(1)
+
+    near = [(boxes[inside(boxes)], labels[inside(boxes)]) for boxes, labels in truth]
+    kept = [(boxes[inside(boxes)], labels[inside(boxes)], scores[inside(boxes)]) for boxes, labels, scores in found]
+    assert 5 < sum(map(len, (labels for _, labels in near))) < sum(map(len, (labels for _, labels in truth)))
+    values = metric(limits=limits).compute_metrics(results(truth, found))
+    assert values == metric().compute_metrics(results(near, kept))
+    assert values['bed_AP_0.25'] == pytest.approx(reference(near, kept, 0, .25)[0], abs=1e-5)
+    with pytest.raises(ValueError, match=r'no frame has an annotated object within test_evaluator.limits \[8, 8, 0,'):
+        metric(limits=(8, 8, 0, 9, 9, 1)).compute_metrics(results(truth, found))
+    with pytest.raises(ValueError, match='limits must be'):
+        metric(limits=(0, 1))
+
+
+def test_lidar_boxes_and_velocities():
+    """LiDAR boxes are judged as they are, though no data set names their type; nuScenes' nine numbers as seven."""
+    from mmdet3d.structures import LiDARInstance3DBoxes
+
+    def lidar(values, width):
+        values = torch.cat([torch.as_tensor(values).float(), torch.full((len(values), 2), 3.)], 1)[:, :width]
+        return LiDARInstance3DBoxes(values, box_dim=width, origin=(.5, .5, .5))
+
+    truth, found = scenes()
+    values = []
+    for width in (7, 9):
+        built = metric()
+        del built.dataset_meta['box_type_3d']
+        values.append(built.compute_metrics([
+            (dict(gt_bboxes_3d=lidar(a, width), gt_labels_3d=labels),
+             dict(bboxes_3d=lidar(b, width), labels_3d=torch.as_tensor(each), scores_3d=torch.as_tensor(scores)))
+            for (a, labels), (b, each, scores) in zip(truth, found)]))
+    assert values[0] == values[1]
+    assert values[0]['bed_AP_0.25'] == pytest.approx(reference(truth, found, 0, .25)[0], abs=1e-5)
+
+
 def test_process():
     """Predictions come as the runner gives them."""
     truth, found = results(*scenes(count=2))[0]
