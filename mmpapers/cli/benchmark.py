@@ -6,6 +6,7 @@ import copy
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -105,6 +106,19 @@ def peak_memory(device: str, start: int) -> int | None:
     if peak is None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
     return max(peak - start, 0)
+
+
+def growth(call: Callable[[], Any], device: str) -> int | None:
+    """How much memory one call adds at its peak, bytes."""
+    start = begin_memory(device)
+    call()
+    return peak_memory(device, start)
+
+
+def growth_apart(module: str, words: Sequence[str]) -> int:
+    """The same, printed by a module's command line in a process of its own."""
+    out = subprocess.run([sys.executable, '-m', module, *words], check=True, capture_output=True, text=True).stdout
+    return json.loads(out.strip().splitlines()[-1])
 
 
 def _status(name: str) -> int | None:

@@ -6,9 +6,7 @@ four things that are timed take turns. Memory is the growth of a fresh process o
 
 import argparse
 import copy
-import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -65,9 +63,7 @@ def _run(args: argparse.Namespace, words: list[str]) -> int:
         plain(alone)
         calls = tasks(cfg, alone, shape, args)
         if args.memory_of:
-            start = benchmark.begin_memory(args.device)
-            calls[args.memory_of]()
-            print(benchmark.peak_memory(args.device, start))
+            print(benchmark.growth(calls[args.memory_of], args.device))
             return 0
         seconds = interleave(calls, args.repeat, args.device)
     memory = {task: _memory(words, task) for task in TASKS}
@@ -118,9 +114,7 @@ def interleave(calls: dict[str, Callable[[], Any]], repeat: int, device: str) ->
 
 def _memory(words: Sequence[str], task: str) -> int:
     """Peak memory of one task in a fresh process, bytes."""
-    out = subprocess.run([sys.executable, '-m', 'mmpapers.cli.benchmark_distill', *words, '--memory-of', task],
-                         check=True, capture_output=True, text=True).stdout
-    return json.loads(out.strip().splitlines()[-1])
+    return benchmark.growth_apart('mmpapers.cli.benchmark_distill', [*words, '--memory-of', task])
 
 
 def render(seconds: dict[str, list[float]], memory: dict[str, int]) -> str:

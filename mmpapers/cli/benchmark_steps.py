@@ -10,10 +10,7 @@ configs take turns. Memory is the growth of a fresh process over one step.
 import argparse
 import contextlib
 import copy
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -62,9 +59,7 @@ def _run(args: argparse.Namespace) -> int:
         shape = parse_shape(args, next(iter(configs.values()))[0])
         steps = {text: step(cfg, calls, shape, args) for text, (cfg, calls) in configs.items()}
         if args.memory:
-            start = benchmark.begin_memory(args.device)
-            steps[args.configs[0]]()
-            print(benchmark.peak_memory(args.device, start))
+            print(benchmark.growth(steps[args.configs[0]], args.device))
             return 0
         seconds = interleave(steps, args.repeat, args.device)
     memory = {text: _memory(args, text, shape) for text in args.configs}
@@ -109,7 +104,7 @@ def step(cfg: Config, calls: bool, shape: tuple[int, int], args: argparse.Namesp
 @contextlib.contextmanager
 def _one_call_a_set() -> Iterator[None]:
     """Let detectors with query sets call their decoder set by set while the block runs."""
-    from mmpapers.layers.query_sets import QuerySets, QuerySetsMixin
+    from mmpapers.layers.query_sets import QUERY_INPUTS, QuerySets, QuerySetsMixin
 
     def forward_decoder(self: Any, *args: Any, query_sets: QuerySets | None = None, **inputs: Any) -> dict[str, Any]:
         base = super(QuerySetsMixin, self).forward_decoder
@@ -117,7 +112,7 @@ def _one_call_a_set() -> Iterator[None]:
             return base(*args, **inputs)
         parts = []
         for each, place in zip(query_sets.sets, query_sets.slices().values()):
-            own = {name: value[:, place] if name in ('query', 'query_pos', 'reference_points') else value
+            own = {name: value[:, place] if name in QUERY_INPUTS else value
                    for name, value in inputs.items()}
             parts.append(base(*args, **(dict(own, dn_mask=each.mask) if 'dn_mask' in own else own)))
         references = [part['references'] for part in parts]
@@ -131,10 +126,9 @@ def _one_call_a_set() -> Iterator[None]:
 
 def _memory(args: argparse.Namespace, text: str, shape: tuple[int, int]) -> int:
     """Peak memory of a step in a fresh process, bytes."""
-    command = [sys.executable, '-m', 'mmpapers.cli.benchmark_steps', text, '--memory', '--device', args.device,
-               '--batch-size', str(args.batch_size), '--threads', str(args.threads), '--shape', *map(str, shape)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(out.strip().splitlines()[-1])
+    return benchmark.growth_apart('mmpapers.cli.benchmark_steps', [
+        text, '--memory', '--device', args.device, '--batch-size', str(args.batch_size), '--threads', str(args.threads),
+        '--shape', *map(str, shape)])
 
 
 def render(seconds: dict[str, float], memory: dict[str, int]) -> str:
