@@ -104,16 +104,13 @@ def _attention(model: Any, image: np.ndarray, inputs: Any, samples: Sequence, co
     size = tuple(inputs.shape[-2:])
     best, labels = decoded.scores.max(-1)
     chosen = best.argsort(descending=True)[:count].tolist()
-    columns = min(3, count)
-    made, axes = detr.figure(-(-len(chosen) // columns), columns, image)
+    made, axes = detr.figure(len(chosen), 3, image)
     for tile, query in zip(axes, chosen):
         label = int(labels[query])
         name = names[label] if names else label
         detr.tile(tile, image, f'query {query}: {name} {float(best[query]):.2f}', dim=0.75)
         detr.look(tile, image, size, decoded.attention, query)
-        detr.box(tile, decoded.boxes[query] * inputs.new_tensor(size[::-1]).repeat(2), 'deepskyblue')
-    for tile in axes[len(chosen):]:
-        tile.set_axis_off()
+        detr.box(tile, decoded.boxes[query] * _scale(inputs), 'deepskyblue')
     return made
 
 
@@ -123,9 +120,8 @@ def _matches(model: Any, image: np.ndarray, inputs: Any, samples: Sequence) -> A
     decoded, raw = detr.decode(model, inputs, samples, training=True)
     pairs = detr.matches(model, raw, samples[0], decoded.sets)
     shown = list(pairs)[:12]
-    columns = min(3, len(shown))
-    made, axes = detr.figure(-(-len(shown) // columns), columns, image)
-    scale = inputs.new_tensor(inputs.shape[-2:][::-1]).repeat(2)
+    made, axes = detr.figure(len(shown), 3, image)
+    scale = _scale(inputs)
     for index, (tile, name) in enumerate(zip(axes, shown)):
         detr.tile(tile, image, f'{name}: {len(pairs[name])} matches', dim=0.75)
         for corners in samples[0].gt_instances.bboxes:
@@ -136,8 +132,6 @@ def _matches(model: Any, image: np.ndarray, inputs: Any, samples: Sequence) -> A
             middle = samples[0].gt_instances.bboxes[gt].view(2, 2).mean(0)
             tile.plot(*zip(((corners[:2] + corners[2:]) / 2).tolist(), middle.tolist()), color=detr.set_colour(index),
                       linewidth=0.8)
-    for tile in axes[len(shown):]:
-        tile.set_axis_off()
     return made
 
 
@@ -158,8 +152,8 @@ def _teacher(model: Any, image: np.ndarray, inputs: Any, samples: Sequence) -> A
     corners = bbox_cxcywh_to_xyxy(boxes)
     best = teacher.scores.amax(-1).argsort(descending=True)[:12].tolist()
     overlap = bbox_overlaps(corners[best], teacher.boxes[best], is_aligned=True)
-    made, axes = detr.figure(1, 2, image)
-    scale = inputs.new_tensor(inputs.shape[-2:][::-1]).repeat(2)
+    made, axes = detr.figure(2, 2, image)
+    scale = _scale(inputs)
     detr.tile(axes[0], image, f'teacher (solid) and student (dashed) at the teacher\'s points, IoU '
               f'{float(overlap.mean()):.2f}', dim=0.75)
     detr.tile(axes[1], image, 'the points themselves', dim=0.75)
@@ -169,6 +163,11 @@ def _teacher(model: Any, image: np.ndarray, inputs: Any, samples: Sequence) -> A
         detr.box(axes[0], corners[query] * scale, colour, dashed=True)
         detr.box(axes[1], bbox_cxcywh_to_xyxy(anchors[0, query]) * scale, colour, str(query))
     return made
+
+
+def _scale(inputs: torch.Tensor) -> torch.Tensor:
+    """What makes pixels of the network's input of boxes in [0, 1]."""
+    return inputs.new_tensor(inputs.shape[-2:][::-1]).repeat(2)
 
 
 def _in_input(cfg: Config, samples: Sequence) -> Sequence:

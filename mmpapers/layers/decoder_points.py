@@ -14,7 +14,7 @@ from mmdet.models.detectors import DABDETR, DDQDETR, DINO, DeformableDETR, Groun
 from mmdet.models.layers import inverse_sigmoid
 from torch import Tensor, nn
 
-from mmpapers.layers.query_sets import QuerySet, QuerySets, separated
+from mmpapers.layers.query_sets import QuerySet, QuerySets, separated, take_mask
 
 
 def dab_inputs(model: nn.Module, boxes: Tensor) -> dict[str, Tensor]:
@@ -112,13 +112,11 @@ def decoding(model: nn.Module, points: Mapping[str, Tensor], attention: str = 'f
             outputs = forward(*args, **inputs)
         if own:
             first = queries.sets[0]  # which denoising queries lead
-            start = 0 if first.mask is None else first.size - model.num_queries
-            decoded.own = predict(outputs, slice(start, first.size))
+            decoded.own = predict(outputs, slice(first.denoising(model.num_queries), first.size))
         return _cut(outputs, slice(0, queries.total)) if points else outputs
 
     def beside(queries: QuerySets, *args: Any, query_sets: QuerySets | None = None, **inputs: Any) -> dict[str, Any]:
-        if 'dn_mask' in inputs:  # which the set brings
-            inputs['dn_mask'] = None
+        take_mask(inputs)  # which the set brings
         batch, further = len(inputs['query']), []
         for name, boxes in points.items():
             boxes = boxes if boxes.dim() == 3 else boxes.expand(batch, -1, -1)

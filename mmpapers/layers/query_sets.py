@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 MODES = ('fold', 'mask')
+QUERY_INPUTS = ('query', 'query_pos', 'reference_points')  # of a decoder, one row for each query
 TRAINING_ONLY = ('query_embedding_one2many.', 'query_groups.')  # modules of sets that evaluation does not use
 _PER_QUERY = ('query', 'key', 'value', 'identity', 'query_pos', 'key_pos')
 
@@ -34,6 +35,14 @@ class QuerySet:
     name: str
     size: int
     mask: Tensor | None = None
+
+    def denoising(self, queries: int) -> int:
+        """How many denoising queries lead a set that brings their rules.
+
+        Args:
+            queries: Queries of the set besides them.
+        """
+        return 0 if self.mask is None else self.size - queries
 
 
 class QuerySets:
@@ -161,6 +170,20 @@ def _arguments(query: Tensor, args: tuple, mask: Tensor | None, kwargs: dict[str
                          f'({", ".join(f"{each.name} {each.size}" for each in sets.sets)})')
     named = dict(query=query, **kwargs)
     return {name: named[name] for name in _PER_QUERY if named.get(name) is not None}
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Decoder inputs of several sets as one: queries one set after the other, all else as in the first."""
+    return {**parts[0], **{name: torch.cat([part[name] for part in parts], 1)
+                           for name in QUERY_INPUTS if name in parts[0]}}
+
+
+def take_mask(inputs: dict[str, Any]) -> Tensor | None:
+    """Take DINO's mask of denoising queries out of its decoder's inputs, for the set that brings it."""
+    mask = inputs.get('dn_mask')
+    if 'dn_mask' in inputs:  # which the decoder's call still names
+        inputs['dn_mask'] = None
+    return mask
 
 
 class QuerySetsMixin:

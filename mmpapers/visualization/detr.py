@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmcv.ops import MultiScaleDeformableAttention
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
 from mmpapers.layers.query_sets import QuerySets
@@ -78,22 +79,17 @@ def decode(model: nn.Module, inputs: Tensor, samples: Sequence[Any], training: b
     keep = {name: made[name] for name in ('hidden_states', 'references') if name in made}
     scores, boxes = model.bbox_head.forward(**keep)
     places = _places(sets, model.num_queries, scores.shape[2])
-    centres, sizes = boxes[-1, 0].split(2, -1)
     sigmoid = model.bbox_head.loss_cls.use_sigmoid
     probability = scores[-1, 0].sigmoid() if sigmoid else scores[-1, 0].softmax(-1)[:, :-1]
-    corners = torch.cat([centres - sizes / 2, centres + sizes / 2], -1)
-    return Decoded(probability, corners, attention, places), (scores, boxes)
+    return Decoded(probability, bbox_cxcywh_to_xyxy(boxes[-1, 0]), attention, places), (scores, boxes)
 
 
 def _places(sets: QuerySets | None, own: int, total: int) -> dict[str, range]:
     """Positions of every set's queries; denoising queries lie first in a set and are not among them."""
     if sets is None:
         return dict(queries=range(total - min(own, total), total))
-    found = {}
-    for name, part in sets.slices().items():
-        size = part.stop - part.start
-        found[name] = range(part.start if name == 'one2many' else part.stop - min(own, size), part.stop)
-    return found
+    return {each.name: range(part.start + each.denoising(own), part.stop)
+            for each, part in zip(sets.sets, sets.slices().values())}
 
 
 def matches(model: nn.Module, raw: tuple[Tensor, Tensor], sample: Any, places: dict[str, range]
@@ -165,14 +161,19 @@ def _sampled(module: nn.Module, heard: dict[str, Tensor], references: Tensor, sh
     return points.reshape(size[0], -1, 2), weights.reshape(size[0], -1) / module.num_heads
 
 
-def figure(rows: int, columns: int, image: np.ndarray) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of equal tiles in the shape of an image, without a display."""
+def figure(tiles: int, columns: int, image: np.ndarray) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of equal tiles in the shape of an image, at most so many in a row, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    columns = min(columns, tiles)
+    rows = -(-tiles // columns)
     width = max(3.4, 9 / columns)  # inches of a tile
     height = width * image.shape[0] / image.shape[1] + 0.35
     made = Figure(figsize=(width * columns, height * rows), layout='constrained', dpi=110)
     FigureCanvasAgg(made)
-    return made, made.subplots(rows, columns, squeeze=False).ravel()
+    axes = made.subplots(rows, columns, squeeze=False).ravel()
+    for spare in axes[tiles:]:
+        spare.set_axis_off()
+    return made, axes[:tiles]
 
 
 def tile(axes: Axes, image: np.ndarray, title: str, dim: float = 1.) -> None:

@@ -20,7 +20,7 @@ from mmdet.structures import DetDataSample
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
-from mmpapers.layers.query_sets import QuerySet, QuerySets, QuerySetsMixin, standing_in
+from mmpapers.layers.query_sets import QuerySet, QuerySets, QuerySetsMixin, joined, standing_in, take_mask
 from mmpapers.layers.set_matching import BatchedMatchingHead
 from mmpapers.registry import MODELS
 
@@ -104,16 +104,11 @@ class QueryGroupsMixin(QuerySetsMixin):
             for group in self.query_groups:
                 with standing_in(self, {path.replace('-', '.'): module for path, module in group.items()}):
                     made.append(super().pre_decoder(memory, *args, **kwargs))
-        inputs, head = dict(made[0][0]), dict(made[0][1])
-        for name in ('query', 'query_pos', 'reference_points'):
-            if name in inputs:
-                inputs[name] = torch.cat([each[name] for each, _ in made], 1)
+        inputs, head = joined([each for each, _ in made]), dict(made[0][1])
         for name in ('enc_outputs_class', 'enc_outputs_coord'):
             if head.get(name) is not None:  # (B * K, ...), as the heads fold groups
                 head[name] = torch.stack([each[name] for _, each in made], 1).flatten(0, 1)
-        mask = inputs.get('dn_mask')
-        if 'dn_mask' in inputs:  # one for all groups: they have the same labels, hence the same layout
-            inputs['dn_mask'] = None
+        mask = take_mask(inputs)  # one for all groups: they have the same labels, hence the same layout
         size = made[0][0]['query'].shape[1]
         sets = QuerySets([QuerySet(f'group{index}', size, mask) for index in range(self.num_query_groups)])
         return {**inputs, 'query_sets': sets}, {**head, 'query_sets': sets}

@@ -12,7 +12,7 @@ from mmdet.models.detectors import DINO, DeformableDETR
 from mmdet.models.layers import inverse_sigmoid
 from torch import Tensor, nn
 
-from mmpapers.layers.query_sets import QuerySet, QuerySets, QuerySetsMixin, standing_in
+from mmpapers.layers.query_sets import QuerySet, QuerySets, QuerySetsMixin, joined, standing_in, take_mask
 from mmpapers.projects.h_detr.heads import HybridMatchingHeadMixin
 from mmpapers.registry import MODELS
 
@@ -69,11 +69,8 @@ class HybridMatchingMixin(QuerySetsMixin):
             inputs, head = super().pre_decoder(memory, *args, **kwargs)
             with standing_in(self, dict(query_embedding=self.query_embedding_one2many)):
                 other, _ = super().pre_decoder(memory, *args, **kwargs)
-            for name in ('query', 'query_pos', 'reference_points'):
-                inputs[name] = torch.cat([inputs[name], other[name]], 1)
-        mask = inputs.get('dn_mask')
-        if 'dn_mask' in inputs:  # denoising queries belong to the one-to-one set, and bring its rules
-            inputs['dn_mask'] = None
+            inputs = joined([inputs, other])
+        mask = take_mask(inputs)  # denoising queries belong to the one-to-one set, and bring its rules
         sets = QuerySets([QuerySet('one2one', inputs['query'].shape[1] - further, mask),
                           QuerySet('one2many', further)])
         return {**inputs, 'query_sets': sets}, {**head, 'query_sets': sets}
