@@ -48,7 +48,7 @@ def plain(made: HybridDeformableDETRHead, scores: Tensor, boxes: Tensor, gts: li
     return DeformableDETRHead.loss_by_feat(made, scores, boxes, None, None, gts, METAS)
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert set(found) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name].squeeze(), value.squeeze(), rtol=1e-5, atol=1e-6,
@@ -73,7 +73,7 @@ def test_k_copies_cost_what_one_costs(kind: str, monkeypatch: pytest.MonkeyPatch
                       enc_outputs_class=None, enc_outputs_coord=None, **extra)
     further = {name.removesuffix('_one2many'): loss for name, loss in found.items() if 'one2many' in name}
     assert len(further) == 3 * LAYERS
-    same(further, {name: loss for name, loss in found.items() if 'one2many' not in name})
+    assert_same(further, {name: loss for name, loss in found.items() if 'one2many' not in name})
 
 
 @pytest.mark.parametrize(('queries', 'counts'), [(30, (4, 6)), (10, (2, 6)), (5, (0, 9))])
@@ -140,7 +140,7 @@ def test_layer_scheme(given: int, several: int) -> None:
         losses = made.repeated_losses(*one, METAS) if layer < several else plain(head(), *one)
         place = '' if layer == LAYERS - 1 else f'd{layer}.'
         expected |= {f'{place}{name}': loss for name, loss in losses.items()}
-    same(found, expected)
+    assert_same(found, expected)
 
 
 @pytest.mark.parametrize(('done', 'repeats'), [(0, True), (65, True), (67, False), (99, False)])
@@ -152,7 +152,7 @@ def test_epoch_scheme(done: int, repeats: bool) -> None:
     made, gts = head(scheme='epoch'), objects(3, 2)
     scores, boxes = predictions(20)
     expected = made.repeated_losses(scores, boxes, gts, METAS) if repeats else plain(head(), scores, boxes, gts)
-    same(plain(made, scores, boxes, gts), expected)
+    assert_same(plain(made, scores, boxes, gts), expected)
 
 
 def test_encoder_sees_labels_once() -> None:
