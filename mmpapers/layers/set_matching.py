@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from mmdet.models.dense_heads import DETRHead
 from mmdet.models.task_modules.assigners import AssignResult, HungarianAssigner
+from mmdet.models.task_modules.assigners.match_cost import FocalLossCost
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
@@ -141,5 +142,13 @@ def _cost(assigner: HungarianAssigner, scores: Tensor, boxes: Tensor, gt: Instan
     height, width = meta['img_shape'][:2]
     pixels = bbox_cxcywh_to_xyxy(boxes) * boxes.new_tensor([width, height, width, height])
     predictions = InstanceData(scores=scores, bboxes=pixels)
-    costs = [cost(pred_instances=predictions, gt_instances=gt, img_meta=meta) for cost in assigner.match_costs]
+    costs = [_focal(cost, scores, gt.labels) if type(cost) is FocalLossCost and not cost.binary_input
+             else cost(pred_instances=predictions, gt_instances=gt, img_meta=meta) for cost in assigner.match_costs]
     return torch.stack(costs).sum(0)
+
+
+def _focal(cost: FocalLossCost, scores: Tensor, labels: Tensor) -> Tensor:
+    """mmdet's focal cost, which looks at every class by itself, of the labels' classes instead of all."""
+    if len(labels) < scores.shape[1]:
+        scores, labels = scores[:, labels], torch.arange(len(labels), device=labels.device)
+    return cost(InstanceData(scores=scores), InstanceData(labels=labels))

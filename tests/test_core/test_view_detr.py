@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmpapers.cli import benchmark_steps, strip_query_sets, view_detr
+from mmpapers.cli import benchmark_matching, benchmark_steps, strip_query_sets, view_detr
 from mmpapers.layers.query_sets import TRAINING_ONLY
 from mmpapers.visualization import detr
 
@@ -172,6 +172,17 @@ def test_the_cost_of_steps_is_compared(detection_config: Path, tmp_path: Path, c
     assert [row[4].strip('| ') for row in rows] == ['1.00', '2.00', '2.00', '2.00']
     assert benchmark_steps.main([f'{groups}@nothing', *options]) == 2
     assert 'is no setting' in capsys.readouterr().err
+
+
+def test_matching_is_timed_both_ways(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, 'set_num_threads', lambda threads: None)
+    few = ['--layers', '2', '--queries', '20', '--objects', '3', '--repeat', '1']
+    assert benchmark_matching.main([*few, '--groups', '1', '3']) == 0
+    rows = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines() if line.startswith('| ')][2:]
+    assert [(row[0], row[2]) for row in rows] == [('1', '4'), ('3', '12')]
+    assert benchmark_matching.main([*few, '--groups', '0']) == 2
+    assert '--groups 0: give 1 or more' in capsys.readouterr().err
+    assert benchmark_matching.main(['--objects', '0']) == 2
 
 
 def test_calls_set_by_set_give_the_same_losses() -> None:
