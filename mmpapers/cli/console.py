@@ -91,7 +91,8 @@ def _one_line(message: Warning | str, category: type[Warning], filename: str, li
 
 
 def _hush_pycocotools() -> None:
-    """Send pycocotools' prints to the log file; a redirected stdout (how mmdet reads the summary) still gets them."""
+    """Send pycocotools' prints to the log file, if a run has one; a redirected stdout (how mmdet reads the summary)
+    still gets them."""
     try:
         from pycocotools import coco, cocoeval
     except ImportError:
@@ -103,6 +104,8 @@ def _hush_pycocotools() -> None:
             print(*values, **kwargs)
         else:
             from mmengine.logging import MMLogger
-            MMLogger.get_current_instance().info(' '.join(map(str, values)))
+            logger = MMLogger.get_current_instance()
+            if any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
+                logger.info(' '.join(map(str, values)))
 
     coco.print = cocoeval.print = log

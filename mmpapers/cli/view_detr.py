@@ -17,6 +17,8 @@ from . import console, runtime
 from .check import add_config_arguments
 from .distill_report import batches, image_of
 
+_READABLE = 40  # matches of a tile that still have their query's number beside them
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw.
@@ -63,8 +65,10 @@ def view(args: argparse.Namespace) -> int:
         model.load_state_dict(content.get('state_dict', content), strict=True)
         model.eval()
     args.out.mkdir(parents=True, exist_ok=True)
-    for number, batch in enumerate(batches(cfg, 'val', 1, args.images)):
-        for kind, picture in draw(cfg, model, batch, args.queries).items():
+    with console.quiet_stack():
+        shown = [draw(cfg, model, batch, args.queries) for batch in batches(cfg, 'val', 1, args.images)]
+    for number, pictures in enumerate(shown):
+        for kind, picture in pictures.items():
             file = args.out / f'{number:03d}_{kind}.png'
             picture.savefig(file)
             print(file)
@@ -126,9 +130,11 @@ def _matches(model: Any, image: np.ndarray, inputs: Any, samples: Sequence) -> A
         detr.tile(tile, image, f'{name}: {len(pairs[name])} matches', dim=0.75)
         for corners in samples[0].gt_instances.bboxes:
             detr.box(tile, corners, 'white')
+        crowded = len(pairs[name]) > _READABLE
         for query, gt in pairs[name]:
             corners = decoded.boxes[query] * scale
-            detr.box(tile, corners, detr.set_colour(index), str(query), dashed=True)
+            detr.box(tile, corners, detr.set_colour(index), '' if crowded else str(query), dashed=True,
+                     width=0.6 if crowded else 1.4)
             middle = samples[0].gt_instances.bboxes[gt].view(2, 2).mean(0)
             tile.plot(*zip(((corners[:2] + corners[2:]) / 2).tolist(), middle.tolist()), color=detr.set_colour(index),
                       linewidth=0.8)

@@ -185,10 +185,11 @@ def tile(axes: Axes, image: np.ndarray, title: str, dim: float = 1.) -> None:
     axes.set_axis_off()
 
 
-def box(axes: Axes, corners: Sequence[float], colour: Any, text: str = '', dashed: bool = False) -> None:
-    """Draw a box (x1, y1, x2, y2) in pixels with a label."""
+def box(axes: Axes, corners: Sequence[float], colour: Any, text: str = '', dashed: bool = False, width: float = 1.4
+        ) -> None:
+    """Draw a box (x1, y1, x2, y2) in pixels with a label, with lines of so many points."""
     left, top, right, bottom = map(float, corners)
-    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.4,
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=width,
                              linestyle='--' if dashed else '-'))
     if text:
         axes.text(left, top, text, fontsize=6, color='white', va='bottom', clip_on=True,
