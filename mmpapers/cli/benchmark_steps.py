@@ -12,13 +12,16 @@ import contextlib
 import copy
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
 
 from mmpapers import compat
+from mmpapers.config_tree import walk
 from mmpapers.dry_run import fake_batch
 
 from . import benchmark, console, runtime
@@ -90,7 +93,16 @@ def step(cfg: Config, calls: bool, shape: tuple[int, int], args: argparse.Namesp
 
     from mmpapers.distill.overlay import expand
     expand(cfg)
+    for _, node in walk(cfg.model):
+        init = node.get('init_cfg') if isinstance(node, dict) else None
+        if isinstance(init, dict) and init.get('type') == 'Pretrained':
+            node.pop('init_cfg')  # a file that may have to be downloaded, and no matter for the cost
     model = build_model(cfg)
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')  # mmengine tells of every parameter how it began
+    model.init_weights()  # mmdet leaves some parameters of DETRs to whatever memory holds
+    logger.setLevel(level)
     batch = fake_batch(cfg, model, shape, args.batch_size)
     model.to(args.device).train()
     wrapper = build_optim_wrapper(model, dict(optimizer=dict(type='SGD', lr=1e-6)))
@@ -135,10 +147,16 @@ def render(seconds: dict[str, float], memory: dict[str, int]) -> str:
     """A markdown table; ratios are to the first row."""
     first = next(iter(seconds))
     lines = ['| | ms | ratio | peak memory, MiB | ratio |', '| --- | ---: | ---: | ---: | ---: |']
-    lines += [f'| {name.rpartition("/")[2]} | {value * 1e3:.0f} | {value / seconds[first]:.2f} | '
+    lines += [f'| {_short(name)} | {value * 1e3:.0f} | {value / seconds[first]:.2f} | '
               f'{memory[name] / 2**20:.0f} | {memory[name] / max(memory[first], 1):.2f} |'
               for name, value in seconds.items()]
     return '\n'.join(lines)
+
+
+def _short(text: str) -> str:
+    """A config with its settings, without folders."""
+    path, at, settings = text.partition('@')
+    return Path(path).name + at + settings
 
 
 if __name__ == '__main__':
