@@ -25,9 +25,9 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=0.0005, weight_decay=0.0001),
     paramwise_cfg=dict(custom_keys=dict(sampling_offsets=dict(lr_mult=0.1), reference_points=dict(lr_mult=0.1))),
     clip_grad=dict(max_norm=1, norm_type=2))
-epochs = 24
+epochs = 12
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=epochs, milestones=[20], gamma=0.1)
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=epochs, milestones=[10], gamma=0.1)
 ]
-train_cfg = dict(max_epochs=epochs, val_interval=8)
+train_cfg = dict(max_epochs=epochs, val_interval=4)

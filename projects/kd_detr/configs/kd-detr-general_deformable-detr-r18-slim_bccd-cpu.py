@@ -1,4 +1,4 @@
 """General (random) points only."""
-_base_ = ['./kd-detr_dab-detr-r18-slim_bccd-cpu.py']
+_base_ = ['./kd-detr_deformable-detr-r18-slim_bccd-cpu.py']
 
 distill = dict(points='general')
