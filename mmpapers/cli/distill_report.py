@@ -226,19 +226,23 @@ def render(args: argparse.Namespace, model: Any, helpers: bool, shares: dict[str
                 if 'AP' in agreement else 'share of equal pixels, and mIoU with the classes of the teacher as truth')
         parts.append(f'<p class="note">{what}; {args.images} validation images.</p><table>' + ''.join(
             f'<tr><td>{name}<td>{value:.4g}' for name, value in agreement.items()) + '</table>')
-    parts.append('<p class="note">Linear CKA of what is compared: 0 nothing in common, 1 equal up to rotation and '
-                 'scale.</p><table>' + ''.join(
-                     f'<tr><td>{name}<td>{value:.3f}<td style="text-align:left"><span class="bar" '
-                     f'style="width:{value * 300:.0f}px"></span>' for name, value in alignment.items()) + '</table>')
-    if looks and looks[0].pictures:
+    if alignment:
+        parts.append('<p class="note">Linear CKA of what is compared: 0 nothing in common, 1 equal up to rotation and '
+                     'scale.</p><table>')
+        parts += [f'<tr><td>{name}<td>{value:.3f}<td style="text-align:left"><span class="bar" '
+                  f'style="width:{value * 300:.0f}px"></span>' for name, value in alignment.items()]
+        parts.append('</table>')
+    if looks and looks[0].pictures and not alignment:
+        parts.append('<h2>Both models</h2><p class="note">Nothing is compared place by place.</p>')
+    elif looks and looks[0].pictures:
         parts.append('<h2>Worst transfer</h2><p class="note">Bright: features of the student (after the connector) are '
                      'far from those of the teacher. Each map is scaled to its own maximum.</p>')
     for look in looks:
         images = ''.join(f'<figure><img width="{_TILE}" src="data:image/png;base64,{_png(picture)}"><figcaption>'
                          f'{html.escape(title)}</figcaption></figure>' for title, picture in look.pictures.items())
         if images:
-            parts.append(f'<div class="strip"><b>{html.escape(look.name)}</b> <span class="note">distance '
-                         f'{look.distance:.3f}</span><br>{images}</div>')
+            distance = f' <span class="note">distance {look.distance:.3f}</span>' if alignment else ''
+            parts.append(f'<div class="strip"><b>{html.escape(look.name)}</b>{distance}<br>{images}</div>')
     return '\n'.join(parts)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpapers.distill import network
+from mmpapers.distill import network, presets
 from mmpapers.distill.distiller import HELPERS, Distiller, Seen
 from mmpapers.distill.taps import Record
 
@@ -56,7 +56,10 @@ def gradient_shares(model: Distiller, data: dict) -> dict[str, tuple[float, floa
 
 
 def observe(model: Distiller, data: dict) -> Seen:
-    """Both models' tapped tensors for a batch, without any loss; scores of box heads are left out.
+    """Both models' tapped tensors for a batch, without any loss.
+
+    Scores of box heads are left out, because the models sample different boxes, and outputs of DETRs, because the
+    queries of two models do not correspond.
 
     Args:
         model: In eval mode.
@@ -68,7 +71,10 @@ def observe(model: Distiller, data: dict) -> Seen:
         with model.student_taps.recording(model) as record:
             network.run(model, inputs, samples, model.student_taps.auxiliary)
         seen = Record() if model.teacher is None else model.teacher(inputs, samples, model.data_preprocessor)
-    roles = [role for role in own if role in theirs and not own[role].startswith('roi_head.')]
+    models = [model] if model.teacher is None else [model, model.teacher.model]
+    queries = any(presets.family(each) == 'query' for each in models)
+    roles = [role for role in own if role in theirs and not own[role].startswith('roi_head.')
+             and not (role == 'outputs' and queries)]
     return Seen(model.roles_of(record, {role: own[role] for role in roles}),
                 model.roles_of(seen, {role: theirs[role] for role in roles}), model.helpers['connectors'], samples,
                 inputs, {}, None, dict(student=record, teacher=seen))

@@ -99,6 +99,29 @@ def test_the_report_shows_terms_agreement_and_pictures(kd: Path, capsys: pytest.
     assert 'has no `distill`' in capsys.readouterr().err
 
 
+@pytest.mark.det
+def test_the_report_compares_no_query_with_another_models(kd: Path, tiny_pair: Callable, capsys: pytest.CaptureFixture
+                                                          ) -> None:
+    student, teacher, _ = tiny_pair('query')
+    cfg = Config.fromfile(kd / 'student.py')
+    cfg.model = student
+    (kd / 'queries.py').write_text(cfg.pretty_text)
+    (kd / 'kd_detr.py').write_text("_base_ = ['./queries.py']\n" + Config(dict(distill=dict(
+        type='mmpapers.KDDETR', teacher=teacher, checkpoint='random', num_general=5))).pretty_text)
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    torch.save(model.state_dict(), kd / 'queries.pth')
+    page = kd / 'queries.html'
+    assert distill_report.main([str(kd / 'kd_detr.py'), str(kd / 'queries.pth'), '--out', str(page), '--images', '2',
+                                '--batches', '1']) == 0
+    assert 'loss_general_cls' in capsys.readouterr().out
+    text = page.read_text()
+    assert 'Both models' in text and 'data:image/png;base64' in text
+    assert 'Linear CKA' not in text and 'Worst transfer' not in text and 'outputs 0' not in text
+
+
 def test_the_cost_is_tabulated(kd: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark_distill, '_memory', lambda words, task: 2**20)
     monkeypatch.setattr(torch, 'set_num_threads', lambda threads: None)
